@@ -1,0 +1,46 @@
+# Everything sets itself up on first use; nothing is needed but Python (>= 3.11), a C++ compiler and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(wildcard csrc/*) CMakeLists.txt pyproject.toml constraints.txt
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format bench clean
+
+help:  ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("thermosphere needs Python >= 3.11, got " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): $(BIN)/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
+	@touch $@
+
+install: $(INSTALLED)  ## create .venv and build and install the package in it
+
+demo: $(INSTALLED)  ## the main job: sequences, training, sampling at eight temperatures, report (about 5 minutes)
+	$(BIN)/thermosphere run --preset demo --output runs/demo --resume
+
+test: $(INSTALLED)  ## the test suite (under 10 minutes on two cores)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)  ## ruff, mypy, clang-format, and the extension with warnings as errors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/*.cu
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel -C cmake.define.THERMOSPHERE_WERROR=ON .
+
+format: $(INSTALLED)  ## rewrite the sources in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i csrc/*.h csrc/*.cpp csrc/*.cu
+
+bench: $(INSTALLED)  ## timings, each after its correctness check
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds
+
+clean:  ## remove the environment and everything built
+	rm -rf $(VENV) build

@@ -1,0 +1,156 @@
+// Unpack plain arguments and call; nothing else. Arrays come as addresses: shapes, types and contiguity are
+// checked in Python, in the op that owns them (python/thermosphere/ops).
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "isa.h"
+#include "langevin_step.h"
+#include "minibatch.h"
+#include "parallel.h"
+#include "philox.h"
+#if defined(THERMOSPHERE_CUDA_VERSION)
+#include "cuda_device.h"
+#endif
+
+namespace py = pybind11;
+namespace ts = thermosphere;
+
+namespace {
+
+template <class T>
+T* address(uintptr_t value) {
+  return reinterpret_cast<T*>(value);
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = THERMOSPHERE_VERSION;
+  info["compiler"] = THERMOSPHERE_COMPILER;
+#if defined(THERMOSPHERE_CUDA_VERSION)
+  info["cuda"] = THERMOSPHERE_CUDA_VERSION;
+  const ts::CudaDevices devices = ts::cuda_devices();
+  info["cuda_devices"] = devices.count;
+  info["cuda_driver"] = devices.driver_version;
+#else
+  info["cuda"] = py::none();
+  info["cuda_devices"] = 0;
+  info["cuda_driver"] = 0;
+#endif
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "Compiled core of thermosphere. Private: use thermosphere.ops.";
+  m.def("build_info", &build_info);
+  m.def("isa_available", &ts::isa_available);
+  m.def("isa_chosen", &ts::isa_chosen);
+  m.def("isa_choose", &ts::isa_choose);
+  m.def("parallel_backend", &ts::parallel_backend);
+  m.attr("segment_elements") = ts::segment_elements;
+
+  m.def("philox4x32", [](std::array<uint32_t, 4> c, std::array<uint32_t, 2> k) {
+    const ts::Words words = ts::philox4x32(c[0], c[1], c[2], c[3], k[0], k[1]);
+    return std::array<uint32_t, 4>{words.word[0], words.word[1], words.word[2], words.word[3]};
+  });
+
+  m.def(
+      "normals",
+      [](uint64_t seed, uint32_t stream, uint32_t chain, uint64_t step, int64_t count, uintptr_t out) {
+        const py::gil_scoped_release release;
+        ts::normals({.seed = seed, .step = step, .stream = stream, .chain = chain}, count,
+                    address<float>(out));
+      },
+      py::kw_only(), py::arg("seed"), py::arg("stream"), py::arg("chain"), py::arg("step"), py::arg("count"),
+      py::arg("out"));
+
+  m.def(
+      "draw_minibatch",
+      [](uint64_t seed, uint32_t stream, uint64_t step, int64_t chains, int64_t batch, int64_t examples,
+         uintptr_t chain_ids, uintptr_t indices, uintptr_t weights) {
+        const py::gil_scoped_release release;
+        ts::draw_minibatch({.seed = seed,
+                            .step = step,
+                            .stream = stream,
+                            .chains = chains,
+                            .batch = batch,
+                            .examples = examples,
+                            .chain_ids = address<const int64_t>(chain_ids),
+                            .indices = address<int64_t>(indices),
+                            .weights = address<float>(weights)});
+      },
+      py::kw_only(), py::arg("seed"), py::arg("stream"), py::arg("step"), py::arg("chains"), py::arg("batch"),
+      py::arg("examples"), py::arg("chain_ids"), py::arg("indices"), py::arg("weights"));
+
+  m.def(
+      "metric_sums",
+      [](int64_t chains, int64_t parameters, uintptr_t weights, uintptr_t inverse_masses,
+         uintptr_t partial_sums, uintptr_t metric, int threads) {
+        const py::gil_scoped_release release;
+        ts::metric_sums(chains, parameters, address<const float>(weights),
+                        address<const float>(inverse_masses), address<double>(partial_sums),
+                        address<double>(metric), threads);
+      },
+      py::kw_only(), py::arg("chains"), py::arg("parameters"), py::arg("weights"), py::arg("inverse_masses"),
+      py::arg("partial_sums"), py::arg("metric"), py::arg("threads"));
+
+  m.def(
+      "langevin_step",
+      [](int64_t chains, int64_t parameters, uintptr_t weights, uintptr_t momenta, uintptr_t gradient,
+         uintptr_t inverse_masses, uintptr_t noise_scales, uintptr_t proposal, uintptr_t partial_sums,
+         uintptr_t coefficients, uintptr_t metric, uintptr_t multiplier, uintptr_t reachable,
+         uintptr_t chain_ids, uint64_t seed, uint64_t step, int threads) {
+        const py::gil_scoped_release release;
+        ts::langevin_step({.chains = chains,
+                           .parameters = parameters,
+                           .weights = address<float>(weights),
+                           .momenta = address<float>(momenta),
+                           .gradient = address<const float>(gradient),
+                           .inverse_masses = address<const float>(inverse_masses),
+                           .noise_scales = address<const float>(noise_scales),
+                           .proposal = address<float>(proposal),
+                           .partial_sums = address<double>(partial_sums),
+                           .coefficients = address<const ts::StepCoefficients>(coefficients),
+                           .metric = address<double>(metric),
+                           .multiplier = address<double>(multiplier),
+                           .reachable = address<uint8_t>(reachable),
+                           .chain_ids = address<const int64_t>(chain_ids),
+                           .seed = seed,
+                           .step = step},
+                          threads);
+      },
+      py::kw_only(), py::arg("chains"), py::arg("parameters"), py::arg("weights"), py::arg("momenta"),
+      py::arg("gradient"), py::arg("inverse_masses"), py::arg("noise_scales"), py::arg("proposal"),
+      py::arg("partial_sums"), py::arg("coefficients"), py::arg("metric"), py::arg("multiplier"),
+      py::arg("reachable"), py::arg("chain_ids"), py::arg("seed"), py::arg("step"), py::arg("threads"));
+
+  m.def(
+      "langevin_momenta",
+      [](int64_t chains, int64_t parameters, uintptr_t weights, uintptr_t momenta, uintptr_t gradient,
+         uintptr_t inverse_masses, uintptr_t noise_scales, uintptr_t full_momenta, uintptr_t partial_sums,
+         uintptr_t coefficients, uintptr_t metric, uintptr_t kinetic_energy, uintptr_t chain_ids,
+         uint64_t seed, uint64_t step, int threads) {
+        const py::gil_scoped_release release;
+        ts::langevin_momenta({.chains = chains,
+                              .parameters = parameters,
+                              .weights = address<const float>(weights),
+                              .momenta = address<const float>(momenta),
+                              .gradient = address<const float>(gradient),
+                              .inverse_masses = address<const float>(inverse_masses),
+                              .noise_scales = address<const float>(noise_scales),
+                              .full_momenta = address<float>(full_momenta),
+                              .partial_sums = address<double>(partial_sums),
+                              .coefficients = address<const ts::StepCoefficients>(coefficients),
+                              .metric = address<const double>(metric),
+                              .kinetic_energy = address<double>(kinetic_energy),
+                              .chain_ids = address<const int64_t>(chain_ids),
+                              .seed = seed,
+                              .step = step},
+                             threads);
+      },
+      py::kw_only(), py::arg("chains"), py::arg("parameters"), py::arg("weights"), py::arg("momenta"),
+      py::arg("gradient"), py::arg("inverse_masses"), py::arg("noise_scales"), py::arg("full_momenta"),
+      py::arg("partial_sums"), py::arg("coefficients"), py::arg("metric"), py::arg("kinetic_energy"),
+      py::arg("chain_ids"), py::arg("seed"), py::arg("step"), py::arg("threads"));
+}

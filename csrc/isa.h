@@ -1,0 +1,17 @@
+// Which instruction set the kernels run on. Chosen when the module loads: the best the processor has, or
+// what the environment variable THERMOSPHERE_ISA names.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "langevin_step_kernel.h"
+
+namespace thermosphere {
+
+std::vector<std::string> isa_available();  // worst first
+std::string isa_chosen();
+void isa_choose(const std::string& name);  // throws std::invalid_argument
+const LangevinStepKernels& langevin_step_kernels();
+
+}  // namespace thermosphere

@@ -1,0 +1,195 @@
+// Compiled once per instruction set. Every loop runs over blocks of 64 elements in the order written; sums
+// are kept in 16 float64 lanes (element i of a block in lane i mod 16) and joined in a fixed tree, so SSE2,
+// AVX2 and AVX-512 give the same bits.
+#include "langevin_step_kernel.h"
+
+#include "normal.h"
+
+#define THERMOSPHERE_JOIN2(a, b) a##b
+#define THERMOSPHERE_JOIN(a, b) THERMOSPHERE_JOIN2(a, b)
+
+namespace thermosphere {
+namespace {
+
+constexpr int block = 64;
+constexpr int lanes = 16;
+
+struct Lanes {
+  double lane[lanes];
+};
+
+THERMOSPHERE_INLINE void clear(Lanes& sum) {
+  for (int i = 0; i < lanes; ++i) sum.lane[i] = 0.0;
+}
+
+THERMOSPHERE_INLINE double join(const Lanes& sum) {
+  double half[lanes / 2];
+  for (int i = 0; i < 8; ++i) half[i] = sum.lane[i] + sum.lane[i + 8];
+  for (int i = 0; i < 4; ++i) half[i] += half[i + 4];
+  return (half[0] + half[2]) + (half[1] + half[3]);
+}
+
+THERMOSPHERE_INLINE void store(double* sums, double first, double second, double third) {
+  sums[0] = first;
+  sums[1] = second;
+  sums[2] = third;
+}
+
+// 64 normals. Words first, then the transform, both over 16 counters: two loops that vectorise.
+THERMOSPHERE_INLINE void normal_block(const Draw& draw, uint32_t quad, float* out) {
+  uint32_t word[4][lanes];
+  for (int i = 0; i < lanes; ++i) {
+    const Words words = draw_words(draw, quad + static_cast<uint32_t>(i));
+    for (int k = 0; k < 4; ++k) word[k][i] = words.word[k];
+  }
+  float value[4][lanes];
+  for (int i = 0; i < lanes; ++i) {
+    const Pair low = normal_pair(word[0][i], word[1][i]);
+    const Pair high = normal_pair(word[2][i], word[3][i]);
+    value[0][i] = low.first;
+    value[1][i] = low.second;
+    value[2][i] = high.first;
+    value[3][i] = high.second;
+  }
+  for (int i = 0; i < lanes; ++i)
+    for (int k = 0; k < 4; ++k) out[4 * i + k] = value[k][i];
+}
+
+// Runs body(first element of a block, elements in it): the full blocks with a constant count, so that they
+// unroll, and one short block at the end.
+template <class Body>
+THERMOSPHERE_INLINE void for_blocks(int64_t count, const Body& body) {
+  int64_t first = 0;
+  for (; first + block <= count; first += block) body(first, block);
+  if (first < count) body(first, static_cast<int>(count - first));
+}
+
+// The same, in sub-blocks of 16: body(element, lane).
+template <class Body>
+THERMOSPHERE_INLINE void for_lanes(int count, const Body& body) {
+  int base = 0;
+  for (; base + lanes <= count; base += lanes)
+    for (int i = 0; i < lanes; ++i) body(base + i, i);
+  for (int i = 0; base + i < count; ++i) body(base + i, i);
+}
+
+void propose(const ProposeSegment& s) {
+  Lanes s1, s2, s3;
+  clear(s1);
+  clear(s2);
+  clear(s3);
+  for_blocks(s.count, [&](int64_t first, int count) __attribute__((always_inline)) {
+    float noise[block];
+    normal_block(s.draw, s.first_quad + static_cast<uint32_t>(first / 4), noise);
+    const float* __restrict weights = s.weights + first;
+    const float* __restrict momenta = s.momenta + first;
+    const float* __restrict gradient = s.gradient + first;
+    const float* __restrict inverse_masses = s.inverse_masses + first;
+    const float* __restrict noise_scales = s.noise_scales + first;
+    float* __restrict proposal = s.proposal + first;
+    for_lanes(count, [&](int i, int lane) __attribute__((always_inline)) {
+      const float w = weights[i];
+      const float pull = w * inverse_masses[i];  // w/M
+      const float force = gradient[i] + s.metric_factor * pull;
+      const float kicked =
+          s.momentum_factor * momenta[i] - s.gradient_factor * force + noise_scales[i] * noise[i];
+      const float moved = w + (s.dt * inverse_masses[i]) * kicked;
+      proposal[i] = kicked;
+      const double moved_d = moved, pull_d = pull;
+      s1.lane[lane] += moved_d * pull_d;
+      s2.lane[lane] += moved_d * moved_d;
+      s3.lane[lane] += pull_d * pull_d;
+    });
+  });
+  store(s.sums, join(s1), join(s2), join(s3));
+}
+
+void project(const ProjectSegment& s) {
+  Lanes metric;
+  clear(metric);
+  for_blocks(s.count, [&](int64_t first, int count) __attribute__((always_inline)) {
+    float* __restrict weights = s.weights + first;
+    float* __restrict momenta = s.momenta + first;
+    const float* __restrict proposal = s.proposal + first;
+    const float* __restrict inverse_masses = s.inverse_masses + first;
+    for_lanes(count, [&](int i, int lane) __attribute__((always_inline)) {
+      const float w = weights[i];
+      const float kicked = proposal[i];
+      // The proposal again, bit for bit: cheaper than a second array to write and read.
+      const float moved = w + (s.dt * inverse_masses[i]) * kicked;
+      const float settled = moved + s.multiplier * (w * inverse_masses[i]);
+      weights[i] = settled;
+      momenta[i] = kicked + s.momentum_shift * w;
+      metric.lane[lane] += static_cast<double>(settled) * static_cast<double>(settled * inverse_masses[i]);
+    });
+  });
+  store(s.sums, join(metric), 0.0, 0.0);
+}
+
+void momenta(const MomentaSegment& s) {
+  Lanes overlap;
+  clear(overlap);
+  for_blocks(s.count, [&](int64_t first, int count) __attribute__((always_inline)) {
+    float noise[block];
+    normal_block(s.draw, s.first_quad + static_cast<uint32_t>(first / 4), noise);
+    const float* __restrict weights = s.weights + first;
+    const float* half = s.momenta + first;  // may alias the output
+    const float* __restrict gradient = s.gradient + first;
+    const float* __restrict inverse_masses = s.inverse_masses + first;
+    const float* __restrict noise_scales = s.noise_scales + first;
+    float* full = s.full_momenta + first;
+    for_lanes(count, [&](int i, int lane) __attribute__((always_inline)) {
+      const float pull = weights[i] * inverse_masses[i];
+      const float force = gradient[i] + s.metric_factor * pull;
+      const float p = s.momentum_factor * (half[i] - s.gradient_factor * force) + noise_scales[i] * noise[i];
+      full[i] = p;
+      overlap.lane[lane] += static_cast<double>(p) * static_cast<double>(pull);
+    });
+  });
+  store(s.sums, join(overlap), 0.0, 0.0);
+}
+
+void tangent(const TangentSegment& s) {
+  Lanes energy;
+  clear(energy);
+  for_blocks(s.count, [&](int64_t first, int count) __attribute__((always_inline)) {
+    const float* __restrict weights = s.weights + first;
+    const float* __restrict inverse_masses = s.inverse_masses + first;
+    float* __restrict full = s.full_momenta + first;
+    for_lanes(count, [&](int i, int lane) __attribute__((always_inline)) {
+      const float p = full[i] - s.shift * weights[i];
+      full[i] = p;
+      energy.lane[lane] += static_cast<double>(p) * static_cast<double>(p * inverse_masses[i]);
+    });
+  });
+  store(s.sums, join(energy), 0.0, 0.0);
+}
+
+void metric(const MetricSegment& s) {
+  Lanes metric;
+  clear(metric);
+  for_blocks(s.count, [&](int64_t first, int count) __attribute__((always_inline)) {
+    const float* __restrict weights = s.weights + first;
+    const float* __restrict inverse_masses = s.inverse_masses + first;
+    for_lanes(count, [&](int i, int lane) __attribute__((always_inline)) {
+      metric.lane[lane] +=
+          static_cast<double>(weights[i]) * static_cast<double>(weights[i] * inverse_masses[i]);
+    });
+  });
+  store(s.sums, join(metric), 0.0, 0.0);
+}
+
+void normals(const Draw& draw, uint32_t first_quad, int64_t count, float* out) {
+  for_blocks(count, [&](int64_t first, int in_block) __attribute__((always_inline)) {
+    float noise[block];
+    normal_block(draw, first_quad + static_cast<uint32_t>(first / 4), noise);
+    for (int i = 0; i < in_block; ++i) out[first + i] = noise[i];
+  });
+}
+
+}  // namespace
+
+const LangevinStepKernels THERMOSPHERE_JOIN(langevin_step_kernels_, THERMOSPHERE_ISA) = {
+    propose, project, momenta, tangent, metric, normals};
+
+}  // namespace thermosphere

@@ -1,0 +1,57 @@
+"""Sample the weights of small transformers at a fixed temperature, on a sphere of constant norm.
+
+The names below are what other projects import; they are loaded when first used, so that the command
+line's help does not wait for torch.
+"""
+
+from importlib import import_module as _import_module
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from thermosphere.models.layout import Layout
+    from thermosphere.models.module import as_module
+    from thermosphere.models.module_potential import ModulePotential
+    from thermosphere.models.named import named_model
+    from thermosphere.models.potential import MaskedLanguagePotential, Potential
+    from thermosphere.models.regularised import Regularised
+    from thermosphere.sampling.langevin import Langevin, UnreachableSphereError
+    from thermosphere.sampling.options import LangevinOptions
+    from thermosphere.sampling.state import LangevinState
+
+__version__ = _version("thermosphere")
+
+_HOMES = {
+    "Langevin": "sampling.langevin",
+    "LangevinOptions": "sampling.options",
+    "LangevinState": "sampling.state",
+    "Layout": "models.layout",
+    "MaskedLanguagePotential": "models.potential",
+    "ModulePotential": "models.module_potential",
+    "Potential": "models.potential",
+    "Regularised": "models.regularised",
+    "UnreachableSphereError": "sampling.langevin",
+    "as_module": "models.module",
+    "named_model": "models.named",
+}
+
+__all__ = [
+    "Langevin",
+    "LangevinOptions",
+    "LangevinState",
+    "Layout",
+    "MaskedLanguagePotential",
+    "ModulePotential",
+    "Potential",
+    "Regularised",
+    "UnreachableSphereError",
+    "__version__",
+    "as_module",
+    "named_model",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'thermosphere' has no attribute {name!r}")
+    return getattr(_import_module(f"thermosphere.{_HOMES[name]}"), name)

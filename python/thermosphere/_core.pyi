@@ -1,0 +1,73 @@
+# Types of the compiled module; csrc/bindings.cpp. Addresses are data_ptr() integers.
+from collections.abc import Sequence
+
+segment_elements: int
+
+def build_info() -> dict[str, object]: ...
+def isa_available() -> list[str]: ...
+def isa_chosen() -> str: ...
+def isa_choose(name: str) -> None: ...
+def parallel_backend() -> str: ...
+def philox4x32(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
+def normals(*, seed: int, stream: int, chain: int, step: int, count: int, out: int) -> None: ...
+def draw_minibatch(
+    *,
+    seed: int,
+    stream: int,
+    step: int,
+    chains: int,
+    batch: int,
+    examples: int,
+    chain_ids: int,
+    indices: int,
+    weights: int,
+) -> None: ...
+def metric_sums(
+    *,
+    chains: int,
+    parameters: int,
+    weights: int,
+    inverse_masses: int,
+    partial_sums: int,
+    metric: int,
+    threads: int,
+) -> None: ...
+def langevin_step(
+    *,
+    chains: int,
+    parameters: int,
+    weights: int,
+    momenta: int,
+    gradient: int,
+    inverse_masses: int,
+    noise_scales: int,
+    proposal: int,
+    partial_sums: int,
+    coefficients: int,
+    metric: int,
+    multiplier: int,
+    reachable: int,
+    chain_ids: int,
+    seed: int,
+    step: int,
+    threads: int,
+) -> None: ...
+def langevin_momenta(
+    *,
+    chains: int,
+    parameters: int,
+    weights: int,
+    momenta: int,
+    gradient: int,
+    inverse_masses: int,
+    noise_scales: int,
+    full_momenta: int,
+    partial_sums: int,
+    coefficients: int,
+    metric: int,
+    kinetic_energy: int,
+    chain_ids: int,
+    seed: int,
+    step: int,
+    threads: int,
+) -> None: ...

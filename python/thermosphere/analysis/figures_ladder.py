@@ -1,0 +1,345 @@
+"""Figures against temperature: loss, specific heat, errors, contact precision (Figs. 3 and 7).
+
+A table is what `thermodynamics` returns for one model; the caller may add further variables over
+temperature, each with its `…_error`, and draw them with `observable_figure`.  Temperatures that are
+not equilibrated are hollow.  Early-stopped and overtrained weights (ES, OT), which have no
+temperature, stand in a panel of their own on the left: every run a dot, mean ± standard deviation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from thermosphere.analysis.figures import (
+    GREY,
+    colour,
+    legend_above,
+    marker,
+    new_figure,
+    styled,
+)
+
+LABELS = {
+    "train_loss": "mean loss ⟨U⟩ (nats per masked site)",
+    "validation_loss": "validation loss (nats per masked site)",
+    "test_loss": "test loss (nats per masked site)",
+    "train_error": "train error (share of masked sites)",
+    "validation_error": "validation error (share of masked sites)",
+    "test_error": "test error (share of masked sites)",
+    "distance": "squared distance |w − w₀|²/Q",
+    "kinetic_ratio": "kinetic temperature / T",
+    "precision_at_l": "P@L",
+    "precision_at_l_tolerant": "P̃@L",
+}
+
+HOLLOW = "not equilibrated"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Trained weights without a temperature: a short label ("ES", "OT") and, for each observable,
+    its value in every run (R,)."""
+
+    label: str
+    values: Mapping[str, npt.ArrayLike]
+
+
+@dataclass(frozen=True)
+class _Series:
+    """One run of points in a panel."""
+
+    label: str
+    colour: str
+    marker: str
+    temperature: npt.NDArray[np.float64]
+    mean: npt.NDArray[np.float64]
+    error: npt.NDArray[np.float64]
+    equilibrated: npt.NDArray[np.bool_]
+    references: Sequence[tuple[str, npt.NDArray[np.float64]]]
+
+
+@styled
+def observable_figure(
+    tables: Mapping[str, xr.Dataset],
+    observable: str,
+    *,
+    references: Mapping[str, Sequence[Reference]] | None = None,
+    relative: bool = False,
+    baseline: float | None = None,
+    label: str | None = None,
+) -> Figure:
+    """One observable against T, one series a model (key of `tables`).
+
+    references: for each model its ES and OT values.  relative: T in units of each model's T*
+    instead of absolute, for models whose temperatures are not comparable; models without a T* are
+    left out.  baseline: a dashed line, the score of a random ranking.  label: of the y axis.
+    ValueError when no table is given or a table lacks the observable.
+    """
+    _check("observable_figure", tables, observable)
+    figure = new_figure(4.1)
+    series = _model_series(tables, observable, references, relative)
+    main = _ladder_panel(figure, series, label or LABELS.get(observable, observable), baseline)
+    _legend(main, series, "random ranking" if baseline is not None else "")
+    _temperature_axis(main, tables, relative)
+    return figure
+
+
+@styled
+def error_figure(table: xr.Dataset, *, references: Sequence[Reference] = ()) -> Figure:
+    """Train, validation and test error of one model against T."""
+    names = [name for name in ("train_error", "validation_error", "test_error") if name in table]
+    if not names:
+        raise ValueError(f"error_figure: table must hold train_error, got {list(table)}")
+    series = [
+        _series(name.removesuffix("_error"), table, name, references, index, 1.0)
+        for index, name in enumerate(names)
+    ]
+    figure = new_figure(4.1)
+    main = _ladder_panel(figure, series, "error (share of masked sites)", None)
+    _legend(main, series)
+    _temperature_axis(main, {"": table}, relative=False)
+    return figure
+
+
+@styled
+def precision_figure(
+    tables: Mapping[str, xr.Dataset],
+    *,
+    references: Mapping[str, Sequence[Reference]] | None = None,
+    baselines: tuple[float, float] | None = None,
+    relative: bool = False,
+) -> Figure:
+    """P@L above, P̃@L below, against T; the dashed lines are what a random ranking scores.
+
+    Each table holds `precision_at_l`, `precision_at_l_tolerant` and their `…_error` over
+    temperature; baselines are the two of `contacts.random_precision_at_l`.
+    """
+    observables = ("precision_at_l", "precision_at_l_tolerant")
+    for observable in observables:
+        _check("precision_figure", tables, observable)
+    figure = new_figure(7.2)
+    parts = figure.subfigures(2, 1, squeeze=False)
+    for row, observable in enumerate(observables):
+        series = _model_series(tables, observable, references, relative)
+        baseline = baselines[row] if baselines else None
+        main = _ladder_panel(parts[row, 0], series, LABELS[observable], baseline)
+        main.set_ylim(bottom=0.0)
+        if row == 0:
+            _legend(main, series, "random ranking" if baselines else "")
+        _temperature_axis(main, tables, relative)
+    return figure
+
+
+@styled
+def specific_heat_figure(tables: Mapping[str, xr.Dataset], *, relative: bool = False) -> Figure:
+    """C(T) from fluctuations (points), and d⟨U⟩/dT along the ladder (dashed), equal in equilibrium.
+
+    The axis is scaled to the equilibrated points; a hollow triangle at the rim is a point beyond
+    it, as drifting chains produce.
+    """
+    _check("specific_heat_figure", tables, "specific_heat")
+    figure = new_figure(4.1)
+    axes = figure.add_subplot()
+    series = _model_series(tables, "specific_heat", None, relative)
+    top = 1.15 * max((_reach(one) for one in series), default=0.0)
+    for one in series:
+        slope = tables[one.label]["loss_slope"].values
+        axes.plot(one.temperature, slope, "--", color=one.colour, linewidth=1.0)
+        beyond = one.mean > top if top > 0 else np.zeros(one.mean.shape, np.bool_)
+        _points(axes, one, np.isfinite(one.mean) & ~beyond)
+        rim = np.full(int(beyond.sum()), top)
+        axes.plot(one.temperature[beyond], rim, "^", color=one.colour, mfc="white", clip_on=False)
+    axes.set_ylabel("specific heat C (units of k_B)")
+    if top > 0:
+        axes.set_ylim(0.0, top)
+    _legend(axes, series, "d⟨U⟩/dT of neighbours")
+    _temperature_axis(axes, tables, relative)
+    return figure
+
+
+def _model_series(
+    tables: Mapping[str, xr.Dataset],
+    observable: str,
+    references: Mapping[str, Sequence[Reference]] | None,
+    relative: bool,
+) -> list[_Series]:
+    series = []
+    for index, (name, table) in enumerate(tables.items()):
+        unit = _peak(table) if relative else 1.0
+        if math.isfinite(unit):
+            own = (references or {}).get(name, ())
+            series.append(_series(name, table, observable, own, index, unit))
+    return series
+
+
+def _series(
+    label: str,
+    table: xr.Dataset,
+    observable: str,
+    references: Sequence[Reference],
+    index: int,
+    unit: float,
+) -> _Series:
+    mean = table[observable].values.astype(np.float64)
+    error = observable + "_error"
+    known = "equilibrated" in table
+    return _Series(
+        label=label,
+        colour=colour(index),
+        marker=marker(index),
+        temperature=table["temperature"].values / unit,
+        mean=mean,
+        error=table[error].values if error in table else np.zeros(mean.shape),
+        equilibrated=table["equilibrated"].values if known else np.ones(mean.shape, np.bool_),
+        references=[
+            (reference.label, np.asarray(reference.values[observable], dtype=np.float64).ravel())
+            for reference in references
+            if observable in reference.values
+        ],
+    )
+
+
+def _ladder_panel(
+    figure: FigureBase, series: Sequence[_Series], label: str, baseline: float | None
+) -> Axes:
+    """References on the left when there are any, the ladder on the right; returns the latter."""
+    categories = list(dict.fromkeys(name for one in series for name, _ in one.references))
+    if categories:
+        widths = (0.03 + 0.11 * len(categories), 1.0)
+        side, main = figure.subplots(1, 2, sharey=True, width_ratios=widths, squeeze=False)[0]
+        _references(side, series, categories)
+        panels = [side, main]
+        main.tick_params(axis="y", length=0)
+    else:
+        main = figure.add_subplot()
+        panels = [main]
+    panels[0].set_ylabel(label)
+    for one in series:
+        _points(main, one, np.isfinite(one.mean))
+    if baseline is not None:
+        for panel in panels:
+            panel.axhline(baseline, color=GREY, linestyle="--", linewidth=1.0)
+    return main
+
+
+def _references(axes: Axes, series: Sequence[_Series], categories: Sequence[str]) -> None:
+    for position, one in enumerate(series):
+        offset = 0.22 * (position - 0.5 * (len(series) - 1))
+        for name, values in one.references:
+            at = categories.index(name) + offset
+            finite = values[np.isfinite(values)]
+            if finite.size == 0:
+                continue
+            spread = float(finite.std(ddof=1)) if finite.size > 1 else 0.0
+            axes.plot(np.full(finite.size, at), finite, ".", color=one.colour, alpha=0.4)
+            axes.errorbar(at, finite.mean(), spread, fmt=one.marker, color=one.colour, markersize=6)
+    axes.set_xticks(range(len(categories)), categories)
+    axes.set_xlim(-0.5, len(categories) - 0.5)
+    axes.grid(False, axis="x")
+
+
+def _points(axes: Axes, series: _Series, shown: npt.NDArray[np.bool_]) -> None:
+    """Error bars joined by a faint line; hollow where not equilibrated."""
+    axes.plot(
+        series.temperature[shown],
+        series.mean[shown],
+        color=series.colour,
+        alpha=0.35,
+        linewidth=1.0,
+    )
+    for trusted, face in ((True, series.colour), (False, "white")):
+        chosen = shown & (series.equilibrated == trusted)
+        axes.errorbar(
+            series.temperature[chosen],
+            series.mean[chosen],
+            np.nan_to_num(series.error[chosen]),
+            fmt=series.marker,
+            color=series.colour,
+            markerfacecolor=face,
+        )
+
+
+def _legend(axes: Axes, series: Sequence[_Series], dashed: str = "") -> None:
+    """Names of the series when there are several, of the dashed line, and what hollow means."""
+    handles = []
+    if len(series) > 1:
+        for one in series:
+            handles.append(
+                Line2D([], [], color=one.colour, marker=one.marker, linestyle="", label=one.label)
+            )
+    if dashed:
+        handles.append(Line2D([], [], color=GREY, linestyle="--", linewidth=1.0, label=dashed))
+    if any(np.any(np.isfinite(one.mean) & ~one.equilibrated) for one in series):
+        handles.append(
+            Line2D([], [], color=GREY, marker="o", mfc="white", linestyle="", label=HOLLOW)
+        )
+    legend_above(axes, handles)
+
+
+def _temperature_axis(axes: Axes, tables: Mapping[str, xr.Dataset], relative: bool) -> None:
+    """Logarithmic T, absolute or in units of T*; each T* a dotted line."""
+    axes.set_xscale("log")
+    _label_decades(axes.xaxis)
+    axes.set_xlabel("temperature T/T*" if relative else "temperature T (nats)")
+    peaks = [_peak(table) for table in tables.values()]
+    for index, peak in enumerate(peaks):
+        if relative or not math.isfinite(peak):
+            continue
+        shade = GREY if len(tables) == 1 else colour(index)
+        axes.axvline(peak, color=shade, linestyle=":", linewidth=1.0)
+    if relative:
+        axes.axvline(1.0, color=GREY, linestyle=":", linewidth=1.0)
+    elif len(peaks) == 1 and math.isfinite(peaks[0]):
+        # x in data, y in axes: beside the line's foot, where no point of a rising curve lies.
+        axes.text(peaks[0], 0.02, " T*", color=GREY, transform=axes.get_xaxis_transform())
+
+
+def _label_decades(axis: Axis) -> None:
+    """Label powers of ten, or 1, 2 and 5 of each decade when there are fewer than two decades."""
+    low, high = axis.get_view_interval()
+    if math.log10(high / low) < 2.0:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(_power_of_ten))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _power_of_ten(value: float, _position: int) -> str:
+    if 0.01 <= value < 1000.0:
+        return f"{value:g}"
+    exponent = math.floor(math.log10(value) + 1e-9)
+    mantissa = round(value / 10.0**exponent)
+    factor = "" if mantissa == 1 else rf"{mantissa}\cdot "
+    return f"${factor}10^{{{exponent}}}$"
+
+
+def _reach(series: _Series) -> float:
+    """Highest end of an error bar among equilibrated points, or among all when there are none."""
+    known = np.isfinite(series.mean)
+    trusted = known & series.equilibrated
+    trusted = trusted if trusted.any() else known
+    return float((series.mean + np.nan_to_num(series.error))[trusted].max(initial=0.0))
+
+
+def _peak(table: xr.Dataset) -> float:
+    return float(table.attrs.get("peak_temperature", math.nan))
+
+
+def _check(function: str, tables: Mapping[str, xr.Dataset], observable: str) -> None:
+    if not tables:
+        raise ValueError(f"{function}: tables must hold at least one model, got none")
+    for name, table in tables.items():
+        if observable not in table:
+            raise ValueError(
+                f"{function}: table of {name} must hold {observable!r}, got {list(table)}"
+            )

@@ -1,0 +1,74 @@
+"""Similarity of sampled weights, layer by layer (arXiv 2603.29529, Figs. 4 and E5)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from thermosphere.models.layout import Layout
+
+
+def layer_similarity(weights: npt.ArrayLike, layout: Layout) -> dict[str, npt.NDArray[np.float64]]:
+    """q(t, t') = w_t·w_t' / (|w_t| |w_t'|) of every layer, over all pairs of draws.
+
+    weights: (K, N), any float type, K ≥ 2 draws at one temperature.  Returns, for each name of the
+    layout in its order, (K(K−1)/2,) float64, pairs ordered as `numpy.triu_indices(K, 1)`: (0, 1),
+    (0, 2), …, (1, 2), ….  NaN where a layer of a draw is exactly zero.  The cost is one Gram matrix
+    a layer.  ValueError for fewer than two draws, the wrong N, or weights that are not finite.
+    """
+    flat = np.asarray(weights)
+    if flat.ndim != 2 or flat.shape[0] < 2 or flat.shape[1] != layout.size:
+        raise ValueError(
+            f"layer_similarity: weights must be (K >= 2, {layout.size}), got shape {flat.shape}"
+        )
+    if not np.all(np.isfinite(flat)):
+        raise ValueError("layer_similarity: weights must be finite, got NaN or infinity")
+    rows, columns = np.triu_indices(flat.shape[0], 1)
+    similarity = {}
+    for entry in layout.entries:
+        layer = flat[:, layout.slice(entry.name)].astype(np.float64)  # (K, size)
+        norm = np.linalg.norm(layer, axis=1, keepdims=True)
+        unit = np.divide(layer, norm, out=np.full_like(layer, np.nan), where=norm > 0)
+        similarity[entry.name] = np.clip((unit @ unit.T)[rows, columns], -1.0, 1.0)
+    return similarity
+
+
+def between_chains(chains: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Which pairs of `layer_similarity` join draws of different chains.
+
+    chains: (K,) chain of each draw.  Pairs within a chain stay correlated long after ⟨U⟩ has
+    settled, pairs between chains of different starts never were: compare the two before reading
+    the first as a property of the ensemble.
+    """
+    chain = np.asarray(chains)
+    if chain.ndim != 1:
+        raise ValueError(f"between_chains: chains must be (K,), got shape {chain.shape}")
+    rows, columns = np.triu_indices(chain.shape[0], 1)
+    return np.asarray(chain[rows] != chain[columns])
+
+
+def similarity_histogram(
+    values: npt.ArrayLike, *, bins: int = 100
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Probability density (bins,) of similarities (pairs,) on [−1, 1], and its edges (bins + 1,).
+
+    NaN pairs are left out; the density is zero everywhere when nothing is left.
+    """
+    if bins < 1:
+        raise ValueError(f"similarity_histogram: bins must be at least 1, got {bins}")
+    similarities = np.asarray(values, dtype=np.float64).ravel()
+    counts, edges = np.histogram(similarities[np.isfinite(similarities)], bins, (-1.0, 1.0))
+    density = counts / (max(1, counts.sum()) * (2.0 / bins))
+    return density, edges
+
+
+def similarity_summary(
+    similarity: dict[str, npt.NDArray[np.float64]],
+) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation over pairs for each layer; NaN where no pair is defined."""
+    summary = {}
+    for name, values in similarity.items():
+        known = values[np.isfinite(values)]
+        mean_and_spread = (known.mean(), known.std()) if known.size else (np.nan, np.nan)
+        summary[name] = (float(mean_and_spread[0]), float(mean_and_spread[1]))
+    return summary

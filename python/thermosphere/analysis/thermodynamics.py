@@ -1,0 +1,299 @@
+"""Averages, specific heat and equilibration of a temperature ladder (arXiv 2603.29529, Fig. 3).
+
+One xarray.Dataset of samples in, one table over temperature out.  A temperature that has not
+equilibrated is still averaged, but says so, with the reason in plain words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from thermosphere.analysis import convergence
+
+OBSERVABLES = (
+    "train_loss",
+    "train_error",
+    "validation_loss",
+    "validation_error",
+    "test_loss",
+    "test_error",
+    "distance2",
+    "kinetic_temperature",
+)
+
+BurnIn = float | Literal["auto"]
+
+
+@dataclass(frozen=True)
+class EquilibrationRule:
+    """When the draws of one temperature count as equilibrated; all four must hold for ⟨U⟩.
+
+    max_drift: |z| of `convergence.drift`; 3 lets 0.3 % of equilibrated temperatures fail.
+    max_r_hat: split R̂.  By chance alone R̂² ≈ 1 + 2·chains/ESS, 1.1 for two chains with the ESS
+        demanded here; the recommended 1.01 takes hundreds of effective draws a chain.
+    min_ess: effective draws; 20 know the size of their own error bar to 16 % (1/√(2·20)).
+    min_distance: |w−w₀|²/Q; chains that have moved less than this have not left their start.
+    """
+
+    max_drift: float = 3.0
+    max_r_hat: float = 1.2
+    min_ess: float = 20.0
+    min_distance: float = 0.01
+
+
+@dataclass(frozen=True)
+class KeptDraws:
+    """The draws of one temperature that averages use.
+
+    chains (c,) int64 and draws (k,) int64 index the samples; every kept train loss is finite.
+    dropped_chains counts chains of this temperature with too few finite draws to be used.
+    """
+
+    chains: npt.NDArray[np.int64]
+    draws: npt.NDArray[np.int64]
+    dropped_chains: int
+
+
+def kept_draws(samples: xr.Dataset, temperature: float, *, burn_in: BurnIn = 0.5) -> KeptDraws:
+    """Chains at `temperature` and their draws after burn-in.
+
+    burn_in is the fraction of the *written* draws to drop, or "auto" for
+    `convergence.automatic_burn_in` on the train loss.  Unwritten draws are NaN.  A chain with less
+    than half the finite draws of the longest one (it stopped early) is left out; draws must be
+    finite in all chains that stay.  ValueError for a burn_in outside [0, 1) or a temperature
+    without chains.
+    """
+    if burn_in != "auto" and not (isinstance(burn_in, int | float) and 0.0 <= burn_in < 1.0):
+        raise ValueError(f'kept_draws: burn_in must be in [0, 1) or "auto", got {burn_in!r}')
+    chains = np.flatnonzero(samples["temperature"].values == temperature)
+    if chains.size == 0:
+        raise ValueError(f"kept_draws: no chain has temperature {temperature!r}")
+    finite = np.isfinite(samples["train_loss"].transpose("chain", "draw").values[chains])
+    written = finite.sum(axis=1)
+    usable = (written > 0) & (2 * written >= written.max())
+    if not usable.any():
+        return KeptDraws(chains[:0], np.zeros(0, np.int64), int(chains.size))
+    draws = np.flatnonzero(finite[usable].all(axis=0))
+    if draws.size == 0:
+        return KeptDraws(chains[:0], draws, int(chains.size))
+    if burn_in == "auto":
+        cut = convergence.automatic_burn_in(_values(samples, "train_loss", chains[usable], draws))
+    else:
+        cut = int(draws.size * burn_in)
+    return KeptDraws(chains[usable], draws[cut:], int(chains.size - usable.sum()))
+
+
+def thermodynamics(
+    samples: xr.Dataset,
+    *,
+    burn_in: BurnIn = 0.5,
+    rule: EquilibrationRule | None = None,
+) -> xr.Dataset:
+    """Averages over the chains of each temperature, with errors, C(T), T* and equilibration.
+
+    samples: dims chain, draw; coordinate temperature (chain); `train_loss` = U, the mean loss over
+    the full training set, and any of the other `OBSERVABLES`; attribute norm2 = Q.  NaN: unwritten.
+
+    Returned, over dim temperature (ascending):
+    - `<observable>`, `<observable>_error`: mean and standard error (`convergence.standard_error`);
+      kinetic_temperature also as `kinetic_ratio` = kinetic temperature / T, 1 in equilibrium;
+      distance2 also as `distance` = |w−w₀|²/Q;
+    - `ess`, `r_hat`, `drift`: bulk ESS, split R̂ and drift z of U; `distance_drift`: drift z of
+      |w−w₀|²; `chains`, `draws`: how many chains and draws a chain were used;
+    - `specific_heat`, `specific_heat_error`: C = (⟨U²⟩ − ⟨U⟩²)/T²;
+    - `loss_slope`, `loss_slope_error`: d⟨U⟩/dT by `slope` through the equilibrated temperatures
+      (NaN at the others), which equals C up to the coarseness of the ladder;
+    - `equilibrated` (bool) by `rule`, `reason` (str, empty when equilibrated), `note` (str: what
+      else to know, such as weights that still wander while ⟨U⟩ stands).
+    Attributes: `peak_temperature` T* = arg max C over equilibrated temperatures (over all of them
+    when none is), NaN when no C is known; `peak_caveat` (str, empty when there is nothing to say).
+    ValueError when train_loss or temperature is missing or a temperature is not positive.
+    """
+    rule = rule or EquilibrationRule()
+    _check(samples)
+    temperatures = np.unique(samples["temperature"].values.astype(np.float64))
+    rows = [_one_temperature(samples, float(t), burn_in, rule) for t in temperatures]
+    variables: dict[Hashable, tuple[str, npt.NDArray[np.generic]]] = {
+        name: ("temperature", np.array([row[name] for row in rows])) for name in rows[0]
+    }
+    table = xr.Dataset(variables, coords={"temperature": temperatures})
+    settled = np.where(table["equilibrated"].values, table["train_loss"].values, np.nan)
+    loss_slope, loss_slope_error = slope(temperatures, settled, table["train_loss_error"].values)
+    table["loss_slope"] = ("temperature", loss_slope)
+    table["loss_slope_error"] = ("temperature", loss_slope_error)
+    peak, caveat = peak_temperature(
+        temperatures, table["specific_heat"].values, table["equilibrated"].values
+    )
+    table.attrs = {"peak_temperature": peak, "peak_caveat": caveat, "burn_in": burn_in}
+    return table
+
+
+def slope(
+    temperature: npt.NDArray[np.float64],
+    mean: npt.NDArray[np.float64],
+    error: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """d mean/dT at each temperature (K,), and its standard error, from independent means (K,).
+
+    Second-order differences through the neighbours on the scale of ln T, on which ladders are about
+    even, then divided by T; one-sided at the ends.  Means that are not finite are skipped; NaN
+    where fewer than two are left.
+    """
+    derivative = np.full(temperature.shape, np.nan)
+    derivative_error = np.full(temperature.shape, np.nan)
+    known = np.flatnonzero(np.isfinite(mean))
+    if known.size < 2:
+        return derivative, derivative_error
+    log_temperature = np.log(temperature[known])
+    # np.gradient is linear in the means: column j is its response to a unit at j.
+    response = np.asarray(np.gradient(np.eye(known.size), log_temperature, axis=0))
+    derivative[known] = response @ mean[known] / temperature[known]
+    spread = np.sqrt(np.square(response) @ error[known] ** 2)
+    derivative_error[known] = spread / temperature[known]
+    return derivative, derivative_error
+
+
+def peak_temperature(
+    temperature: npt.NDArray[np.float64],
+    specific_heat: npt.NDArray[np.float64],
+    equilibrated: npt.NDArray[np.bool_],
+) -> tuple[float, str]:
+    """T* = arg max C (K,) among equilibrated temperatures, and what is doubtful about it.
+
+    A drifting ⟨U⟩ inflates its variance and would put the peak wherever sampling failed, so
+    temperatures that are not equilibrated count only when there are no others.
+    """
+    known = np.isfinite(specific_heat)
+    if not known.any():
+        return math.nan, "no specific heat is known"
+    trusted = known & equilibrated
+    caveats = []
+    if not trusted.any():
+        trusted = known
+        caveats.append("no temperature is equilibrated")
+    candidates = np.flatnonzero(trusted)
+    peak = int(candidates[np.argmax(specific_heat[candidates])])
+    if candidates.size < 3:
+        caveats.append(f"only {candidates.size} temperature(s) to choose from")
+    elif peak in (candidates[0], candidates[-1]):
+        end = "lower" if peak == candidates[0] else "upper"
+        caveats.append(f"the maximum is at the {end} end of the usable ladder, maybe beyond it")
+    return float(temperature[peak]), "; ".join(caveats)
+
+
+def _one_temperature(
+    samples: xr.Dataset, temperature: float, burn_in: BurnIn, rule: EquilibrationRule
+) -> dict[str, float | int | bool | str]:
+    kept = kept_draws(samples, temperature, burn_in=burn_in)
+    row: dict[str, float | int | bool | str] = {}
+    for name in OBSERVABLES:
+        if name in samples:
+            row[name], row[name + "_error"] = _mean(_finite(samples, name, kept))
+    loss = _finite(samples, "train_loss", kept)
+    row["chains"], row["draws"] = loss.shape
+    known = loss.size > 0
+    row["ess"] = convergence.effective_sample_size(loss) if known else math.nan
+    row["r_hat"] = convergence.r_hat(loss) if known else math.nan
+    row["drift"] = convergence.drift(loss) if known else math.nan
+    variance, error = convergence.variance_with_error(loss) if known else (math.nan, math.nan)
+    row["specific_heat"] = variance / temperature**2
+    row["specific_heat_error"] = error / temperature**2
+    if "kinetic_temperature" in samples:
+        row["kinetic_ratio"] = float(row["kinetic_temperature"]) / temperature
+        row["kinetic_ratio_error"] = float(row["kinetic_temperature_error"]) / temperature
+    norm2 = float(samples.attrs.get("norm2", math.nan))
+    distance = _finite(samples, "distance2", kept) / norm2
+    distance = distance if np.isfinite(norm2) else distance[:0]
+    row["distance"], row["distance_error"] = _mean(distance)
+    row["distance_drift"] = convergence.drift(distance) if distance.size else math.nan
+    reason = _reason(row, loss, kept, rule)
+    row["equilibrated"] = not reason
+    row["reason"] = reason
+    row["note"] = _note(row, distance, rule)
+    return row
+
+
+def _reason(
+    row: dict[str, float | int | bool | str],
+    loss: npt.NDArray[np.float64],
+    kept: KeptDraws,
+    rule: EquilibrationRule,
+) -> str:
+    """Why this temperature is not equilibrated, in plain words; empty when it is."""
+    draws = loss.shape[1]
+    if draws < 2 * convergence.MINIMUM_DRAWS:
+        return f"only {draws} draws a chain after burn-in, too few to tell"
+    reasons = []
+    if kept.dropped_chains:
+        total = kept.dropped_chains + kept.chains.size
+        reasons.append(f"{kept.dropped_chains} of {total} chains stopped early and were left out")
+    if np.any(np.ptp(loss, axis=1) == 0.0):
+        reasons.append("the loss of a chain never changed")
+    drift, r_hat, ess = float(row["drift"]), float(row["r_hat"]), float(row["ess"])
+    if abs(drift) > rule.max_drift:
+        direction = "rising" if drift > 0 else "falling"
+        reasons.append(f"the loss is still {direction} (by {abs(drift):.1f} standard errors)")
+    if r_hat > rule.max_r_hat:
+        reasons.append(f"chains or their halves disagree (R̂ = {r_hat:.2f}, should be near 1)")
+    if ess < rule.min_ess:
+        reasons.append(f"only about {ess:.0f} independent draws")
+    distance = float(row["distance"])
+    if distance < rule.min_distance:
+        reasons.append(f"the weights have hardly left their start (|w−w₀|²/Q = {distance:.2g})")
+    return "; ".join(reasons)
+
+
+def _note(
+    row: dict[str, float | int | bool | str],
+    distance: npt.NDArray[np.float64],
+    rule: EquilibrationRule,
+) -> str:
+    drift = float(row["distance_drift"])
+    if not drift > rule.max_drift:
+        return ""
+    half = distance.shape[1] // 2
+    early, late = distance[:, :half].mean(), distance[:, -half:].mean()
+    return (
+        f"the weights still move away from their start (|w−w₀|²/Q {early:.3g} → {late:.3g}), so "
+        "draws of one chain are more alike than independent ones"
+    )
+
+
+def _mean(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    if values.size == 0:
+        return math.nan, math.nan
+    return float(values.mean()), convergence.standard_error(values)
+
+
+def _values(
+    samples: xr.Dataset,
+    name: str,
+    chains: npt.NDArray[np.int64],
+    draws: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float64]:
+    values = samples[name].transpose("chain", "draw").values
+    return np.asarray(values[np.ix_(chains, draws)], dtype=np.float64)
+
+
+def _finite(samples: xr.Dataset, name: str, kept: KeptDraws) -> npt.NDArray[np.float64]:
+    """Kept values (chains, draws) of one observable; draws it lacks in any chain are left out."""
+    if name not in samples:
+        return np.zeros((kept.chains.size, 0))
+    values = _values(samples, name, kept.chains, kept.draws)
+    return values[:, np.isfinite(values).all(axis=0)]
+
+
+def _check(samples: xr.Dataset) -> None:
+    for name in ("train_loss", "temperature"):
+        if name not in samples:
+            raise ValueError(f"thermodynamics: samples must hold {name!r}, got {list(samples)}")
+    temperature = samples["temperature"].values
+    if not np.all(temperature > 0):
+        raise ValueError(f"thermodynamics: temperature must be positive, got {temperature.min()}")

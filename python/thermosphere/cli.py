@@ -1,0 +1,188 @@
+"""The command line: verbs only. Each verb is one stage of runs/pipeline.py on a run's directory."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+EXIT_FAILED = 1  # a run that stopped: the sphere was left, a training never reached Q
+EXIT_USAGE = 2  # a wrong file, value or key
+EXIT_INTERRUPTED = 130
+
+STAGES = {
+    "contacts": "structure → contact map",
+    "sequences": "contact map → Potts sequences by adaptive simulated tempering",
+    "dataset": "sequences → masks and splits",
+    "train": "data set → early-stopped and over-trained weights",
+    "sample": "early-stopped weights → weights sampled on the sphere at every temperature",
+    "report": "samples → thermodynamics, attention and contacts: figures, table and report.html",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (0 done, 1 a run failed, 2 wrong input, 130
+    interrupted)."""
+    parsed = _parser().parse_args(arguments)
+    from thermosphere.sampling.langevin import (
+        UnreachableSphereError,
+    )  # torch loads only once help is out of the way
+
+    try:
+        parsed.verb(parsed)
+    except (ValueError, OSError) as error:
+        print(f"thermosphere: {_line(error)}", file=sys.stderr)
+        return EXIT_USAGE
+    except (UnreachableSphereError, RuntimeError) as error:
+        print(f"thermosphere: {_line(error)}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print(
+            "thermosphere: interrupted; --resume goes on from the last checkpoint", file=sys.stderr
+        )
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def _line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="thermosphere",
+        description="Sample the weights of small transformers at a fixed temperature, "
+        "on a sphere of constant norm.",
+        epilog="Every stage reads and writes one directory (--output). `run` does them all.",
+    )
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+
+    doctor = verbs.add_parser("doctor", help="what is installed, compiled and used")
+    doctor.set_defaults(verb=_doctor)
+
+    config = verbs.add_parser(
+        "config", help="print the settings, resolved", description=_described("config")
+    )
+    _add_settings(config)
+    config.set_defaults(verb=_config)
+
+    run = verbs.add_parser(
+        "run", help="all stages, ending with the report", description=_described("run")
+    )
+    _add_stage_arguments(run)
+    run.set_defaults(verb=_stages, stages=tuple(STAGES))
+
+    for name, about in STAGES.items():
+        stage = verbs.add_parser(name, help=about, description=f"{about}.  {_described(name)}")
+        _add_stage_arguments(stage)
+        stage.set_defaults(verb=_stages, stages=(name,))
+    return parser
+
+
+def _described(verb: str) -> str:
+    if verb == "config":
+        return "Print the settings of a preset or file with every default written out, as TOML."
+    if verb == "run":
+        return "Run every stage: " + ", ".join(STAGES) + ". Finished stages are kept with --resume."
+    return "Settings come from a preset or a TOML file, or from the config.toml of the directory."
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--preset", help="built-in settings: demo (default), paper, smoke")
+    source.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings in TOML (see `thermosphere config`)"
+    )
+    parser.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace one setting, e.g. models.tf1.sampling.draws=200; repeatable",
+    )
+    parser.add_argument("--structure", metavar="FILE", help="PDB or mmCIF file of your own protein")
+    parser.add_argument("--chain", help="chain of --structure")
+    parser.add_argument(
+        "--sequences", metavar="FILE", help="your own sequences, FASTA or one a line"
+    )
+
+
+def _add_stage_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_settings(parser)
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="the run's directory"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="keep finished stages, go on with a killed one"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _doctor(parsed: argparse.Namespace) -> None:
+    from thermosphere.doctor import doctor
+
+    findings = doctor()
+    width = max(len(what) for what, _ in findings)
+    for what, finding in findings:
+        print(f"{what:<{width}}  {finding}")
+
+
+def _config(parsed: argparse.Namespace) -> None:
+    print(_settings(parsed).to_toml(), end="")
+
+
+def _stages(parsed: argparse.Namespace) -> None:
+    from thermosphere.runs import pipeline
+
+    if parsed.threads is not None:
+        if parsed.threads < 1:
+            raise ValueError(f"--threads must be >= 1, got {parsed.threads}")
+        import torch
+
+        torch.set_num_threads(parsed.threads)
+    saved = parsed.output / "config.toml"
+    own = (
+        parsed.preset,
+        parsed.config,
+        parsed.structure,
+        parsed.chain,
+        parsed.sequences,
+        *parsed.changes,
+    )
+    if saved.is_file() and not any(own):
+        parsed.config = saved
+    run = pipeline.Run.open(
+        parsed.output, _settings(parsed), resume=parsed.resume, progress=not parsed.quiet
+    )
+    for stage in parsed.stages:
+        run.do(stage)
+
+
+def _settings(parsed: argparse.Namespace):  # type: ignore[no-untyped-def]
+    from thermosphere.runs.config import load_config, preset_text
+
+    changes = list(parsed.changes)
+    here = Path.cwd()
+    for key, value in (("structure.file", parsed.structure), ("sequences.file", parsed.sequences)):
+        if value is not None:
+            changes.append(f"{key}={(here / value).resolve()}")
+    if parsed.chain is not None:
+        changes.append(f"structure.chain={parsed.chain!r}")
+    if parsed.config is not None:
+        text = parsed.config.read_text(encoding="utf-8")
+        return load_config(
+            text, where=str(parsed.config), changes=changes, path_base=parsed.config.parent
+        )
+    preset = parsed.preset or "demo"
+    return load_config(
+        preset_text(preset), where=f"preset {preset}", changes=changes, path_base=here
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""What is installed, what was compiled, and what will be used."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from thermosphere import __version__, _core
+
+LIBRARIES = ("torch", "numpy", "numba", "xarray", "zarr", "arviz", "safetensors", "triton")
+
+
+def doctor() -> list[tuple[str, str]]:
+    """(what, finding) pairs, in reading order."""
+    build = _core.build_info()
+    findings = [
+        ("thermosphere", __version__),
+        ("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        ("compiler", str(build["compiler"])),
+        (
+            "instruction set",
+            f"{_core.isa_chosen()} (available: {', '.join(_core.isa_available())})",
+        ),
+        ("threads", f"{torch.get_num_threads()} ({_core.parallel_backend()})"),
+        ("gradient", "PyTorch autograd on the CPU"),
+        ("step", "fused C++ on the CPU"),
+        ("CUDA in the extension", _cuda(build)),
+        ("CUDA in torch", _torch_cuda()),
+        (
+            "Triton",
+            "installed" if importlib.util.find_spec("triton") else "not installed (extra: gpu)",
+        ),
+    ]
+    return findings + [(name, _version(name)) for name in LIBRARIES]
+
+
+def _cuda(build: dict[str, object]) -> str:
+    if build["cuda"] is None:
+        return "not compiled (no nvcc when it was built)"
+    driver = int(str(build["cuda_driver"]))
+    found = f"driver CUDA {driver // 1000}.{driver % 1000 // 10}" if driver else "no driver"
+    return f"compiled with nvcc {build['cuda']}; {build['cuda_devices']} devices, {found}"
+
+
+def _torch_cuda() -> str:
+    if torch.version.cuda is None:
+        return "not in this build of torch"
+    return f"CUDA {torch.version.cuda}, {torch.cuda.device_count()} devices"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,155 @@
+"""Any torch.nn.Module as a potential of its flat weight vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from thermosphere.models.layout import Layout
+from thermosphere.models.potential import check_weights, full_or_given, pieces
+from thermosphere.ops.minibatch import Minibatch
+
+Loss = Callable[..., torch.Tensor]  # (network, *batch) → (B,)
+
+
+class ModulePotential:
+    """U(w) = weighted mean over examples of a loss of `module` with weights w.
+
+    >>> def loss(network, images, labels):  # network is called like the module; one loss an example
+    ...     return torch.nn.functional.cross_entropy(network(images), labels, reduction="none")
+    >>> potential = ModulePotential(network, loss, images, labels)
+    >>> losses, gradient = potential(potential.initial())
+
+    `data` are the tensors of the S examples, each (S, ...); a batch gets their rows. The flat
+    vector holds the parameters in the order of `module.named_parameters()` (tied ones once); frozen
+    ones (requires_grad False) and buffers stay as they are in the module. The module itself is
+    never written to, but by `load`.
+
+    `chunk` is the largest number of examples in one call of `loss`. `vectorise` runs all chains in
+    one torch.func.vmap call, which pays for small networks on a GPU and needs a module and a loss
+    that vmap can batch; otherwise chains follow one another.
+
+    Raises ValueError for data of unequal lengths, a module without trainable parameters, parameters
+    of more than one dtype, and for layers whose output is random or depends on the rest of the
+    batch: BatchNorm in training mode and Dropout in training mode (call `module.eval()` first).
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        loss: Loss,
+        *data: torch.Tensor,
+        chunk: int = 4096,
+        vectorise: bool = False,
+    ) -> None:
+        if not data or any(item.ndim == 0 or len(item) != len(data[0]) for item in data):
+            raise ValueError(
+                "ModulePotential: data must be tensors with one row an example, "
+                f"got shapes {[tuple(item.shape) for item in data]}"
+            )
+        if len(data[0]) == 0 or chunk < 1:
+            raise ValueError(
+                "ModulePotential: examples and chunk must be at least 1, "
+                f"got {len(data[0])} and {chunk}"
+            )
+        trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        if len({p.dtype for p in trainable.values()}) != 1:
+            raise ValueError(
+                "ModulePotential: module needs trainable parameters of one dtype, "
+                f"got {sorted({str(p.dtype) for p in trainable.values()})}"
+            )
+        for name, layer in module.named_modules():
+            random = isinstance(layer, _DropoutNd) and layer.p > 0.0
+            if layer.training and (random or isinstance(layer, _BatchNorm)):
+                raise ValueError(
+                    f"ModulePotential: {type(layer).__name__} {name!r} must be in eval mode, "
+                    "got training mode"
+                )
+        self.module = module
+        self.loss = loss
+        self.data = data
+        self.chunk = chunk
+        self.vectorise = vectorise
+        self._layout = Layout.from_shapes({n: p.shape for n, p in trainable.items()})
+
+    @property
+    def parameters(self) -> int:
+        """N, the number of trainable weights."""
+        return self._layout.size
+
+    @property
+    def examples(self) -> int:
+        """S, the number of examples."""
+        return len(self.data[0])
+
+    @property
+    def layout(self) -> Layout:
+        """Names (as in `named_parameters`), shapes and offsets of the N weights."""
+        return self._layout
+
+    @torch.no_grad()
+    def initial(self) -> torch.Tensor:
+        """A copy of the module's present weights, (1, N)."""
+        own = dict(self.module.named_parameters())
+        return torch.cat([own[entry.name].flatten() for entry in self._layout.entries])[None]
+
+    @torch.no_grad()
+    def load(self, flat_row: torch.Tensor) -> None:
+        """Write one sample, (N,), into the module. ValueError for another shape."""
+        if flat_row.shape != (self.parameters,):
+            raise ValueError(
+                f"ModulePotential.load: flat_row must be ({self.parameters},), "
+                f"got {tuple(flat_row.shape)}"
+            )
+        own = dict(self.module.named_parameters())
+        for name, view in self._layout.views(flat_row).items():
+            own[name].copy_(view)
+
+    def __call__(
+        self,
+        weights: torch.Tensor,  # (C, N)
+        batch: Minibatch | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(losses (C,), gradient (C, N)). ValueError for shapes that do not fit."""
+        check_weights("ModulePotential", weights, self.parameters)
+        indices, shares = full_or_given(weights, batch, self.examples)
+        losses = weights.new_zeros(len(weights))
+        gradient = torch.zeros_like(weights)
+        slope = grad_and_value(self._weighted_loss)
+        together = self.chunk * len(weights) if self.vectorise else self.chunk
+        for some, part in pieces(indices, together):
+            rows = (weights[some].detach(), indices[some, part], shares[some, part])
+            if self.vectorise:
+                slopes, values = vmap(slope)(*rows)
+                gradient[some] += slopes
+                losses[some] += values
+                continue
+            for chain, row in enumerate(zip(*rows, strict=True), start=some.start):
+                slopes, values = slope(*row)
+                gradient[chain] += slopes
+                losses[chain] += values
+        return losses, gradient
+
+    def _weighted_loss(
+        self,
+        row: torch.Tensor,  # (N,)
+        indices: torch.Tensor,  # (B,) int64
+        shares: torch.Tensor,  # (B,)
+    ) -> torch.Tensor:  # ()
+        parameters = self._layout.views(row)
+
+        def network(*arguments: Any, **keywords: Any) -> Any:
+            return functional_call(self.module, parameters, arguments, keywords)
+
+        each = self.loss(network, *(item[indices] for item in self.data))
+        if each.shape != indices.shape:
+            raise ValueError(
+                f"ModulePotential: loss must return {tuple(indices.shape)}, one an example, "
+                f"got {tuple(each.shape)}"
+            )
+        return (each * shares).sum()

@@ -1,0 +1,79 @@
+"""A potential with a harmonic term on the weights: ridge and tether."""
+
+from __future__ import annotations
+
+import torch
+
+from thermosphere.models.layout import Layout
+from thermosphere.models.potential import Potential, check_weights
+from thermosphere.ops.minibatch import Minibatch
+
+
+class Regularised:
+    """U(w) + (λ/2)|w|² + (γ/2)|w - w_ref|², λ = `ridge`, γ = `tether`, w_ref = `reference`.
+
+    `reference` is (N,) for all chains or (C, N), one row a chain. The harmonic terms are exact,
+    also in a mini-batch. Raises ValueError for a negative or not finite constant, or a tether
+    without a reference of N weights.
+    """
+
+    def __init__(
+        self,
+        potential: Potential,
+        ridge: float = 0.0,
+        tether: float = 0.0,
+        reference: torch.Tensor | None = None,
+    ) -> None:
+        for name, value in (("ridge", ridge), ("tether", tether)):
+            if not 0.0 <= value < float("inf"):
+                raise ValueError(f"Regularised: {name} must be at least 0 and finite, got {value}")
+        if tether > 0.0 and reference is None:
+            raise ValueError("Regularised: a tether needs reference weights, got None")
+        if reference is not None and (
+            reference.ndim not in (1, 2) or reference.shape[-1] != potential.parameters
+        ):
+            raise ValueError(
+                f"Regularised: reference must be (N,) or (C, N) with N = {potential.parameters}, "
+                f"got {tuple(reference.shape)}"
+            )
+        self.potential = potential
+        self.ridge = ridge
+        self.tether = tether
+        self.reference = reference
+
+    @property
+    def parameters(self) -> int:
+        """N, the number of weights."""
+        return self.potential.parameters
+
+    @property
+    def examples(self) -> int:
+        """S, the number of examples."""
+        return self.potential.examples
+
+    @property
+    def layout(self) -> Layout | None:
+        """The layout of the potential inside, where it has one."""
+        return getattr(self.potential, "layout", None)
+
+    def __call__(
+        self,
+        weights: torch.Tensor,  # (C, N)
+        batch: Minibatch | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(losses (C,), gradient (C, N)) with the harmonic terms. ValueError for other shapes."""
+        check_weights("Regularised", weights, self.parameters)
+        if self.reference is not None and self.reference.shape[:-1] not in ((), weights.shape[:1]):
+            raise ValueError(
+                f"Regularised: reference must be (N,) or ({len(weights)}, N), "
+                f"got {tuple(self.reference.shape)}"
+            )
+        losses, gradient = self.potential(weights, batch)
+        if self.ridge > 0.0:
+            losses = losses + 0.5 * self.ridge * weights.square().sum(dim=1)
+            gradient = gradient + self.ridge * weights
+        if self.tether > 0.0 and self.reference is not None:
+            away = weights - self.reference.to(weights)
+            losses = losses + 0.5 * self.tether * away.square().sum(dim=1)
+            gradient = gradient + self.tether * away
+        return losses, gradient

@@ -1,0 +1,54 @@
+"""Standard normals of the counter-based generator.
+
+Philox4x32-10 with counter (index // 4, chain, step, stream | step >> 32) and key = seed: every
+number is a function of
+(seed, stream, chain, step, index), so any grid, thread count or device draws the same bits.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import torch
+
+from thermosphere import _core
+
+
+class Stream(IntEnum):
+    """What a draw is for; draws of different streams are independent. Values as in
+    csrc/philox.h."""
+
+    NOISE = 0
+    MOMENTUM_NOISE = 1
+    REDRAW = 2
+    MINIBATCH = 3
+    MINIBATCH_END = 4
+    ESTIMATE = 5
+    DECISION = 6
+
+
+def check_counter(op: str, seed: int, step: int) -> None:
+    """Raise ValueError where seed or step do not fit the generator's words."""
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"{op}: seed must be in [0, 2**64), got {seed}")
+    if not 0 <= step < 2**56:
+        raise ValueError(f"{op}: step must be in [0, 2**56), got {step}")
+
+
+def normals(*, seed: int, stream: Stream, chain: int, step: int, count: int) -> torch.Tensor:
+    """Standard normals ``(count,)`` float32 of one chain at one step.
+
+    Box-Muller with polynomials of our own, tails to 6.7 standard deviations. Raises ValueError
+    where an argument is
+    out of range.
+    """
+    check_counter("normals", seed, step)
+    if not 0 <= chain < 2**32:
+        raise ValueError(f"normals: chain must be in [0, 2**32), got {chain}")
+    if count < 0:
+        raise ValueError(f"normals: count must be >= 0, got {count}")
+    out = torch.empty(count, dtype=torch.float32)
+    _core.normals(
+        seed=seed, stream=int(stream), chain=chain, step=step, count=count, out=out.data_ptr()
+    )
+    return out

@@ -1,0 +1,328 @@
+"""A run's settings: TOML in, checked structures, a resolved TOML out.
+
+Top-level ``[training]`` and ``[sampling]`` tables are defaults for every model;
+``[models.NAME.training]`` and
+``[models.NAME.sampling]`` replace single keys. The resolved copy saved beside the results spells
+everything out per model.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+import tomli_w
+from msgspec import Meta, Struct
+
+from thermosphere.models.named import NAMES
+from thermosphere.sampling.options import LangevinOptions
+
+Positive = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+Index = Annotated[int, Meta(ge=0)]
+Fraction = Annotated[float, Meta(gt=0, lt=1)]
+
+FILES = (("structure", "file"), ("sequences", "file"), ("sequences", "interactions"))
+Checked = TypeVar("Checked", bound=Struct)
+
+PRESETS = ("demo", "paper", "smoke")
+
+
+class Section(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=False):
+    """A table of the file: unknown keys are errors."""
+
+
+class Structure(Section, frozen=True):
+    """Where the contact map comes from."""
+
+    file: str | None = None  # PDB or mmCIF; none: the built-in 2ABD
+    chain: str | None = None
+    model: Count = 1
+    cutoff: Positive = 4.0  # Å between heavy atoms
+    min_separation: Count = 2  # |i - j|
+    gaps: bool = False  # keep missing residues as gaps
+
+
+class Sequences(Section, frozen=True):
+    """Potts sequences, sampled or read."""
+
+    file: str | None = None  # FASTA or plain text; none: sampled
+    count: Count = 15_000
+    temperature: Positive = 1.0  # energy units
+    hot_temperature: Positive = 20.0
+    moves: Literal["swap", "mutation"] = "swap"
+    interactions: str | None = None  # J from a text file; none: random, from interaction_seed
+    fasta: bool = False  # write sequences.fasta too
+
+
+class Data(Section, frozen=True):
+    """Masks and splits."""
+
+    train: Count = 1_000
+    validation: Count = 1_000
+    test: Count = 13_000
+    mask_rate: Fraction = 0.15
+
+
+class Training(Section, frozen=True):
+    """Adam, stage 1 (early stopping fixes Q) and stage 2 (ES and OT references)."""
+
+    runs: Count = 10  # stage 1
+    references: Count = 3  # stage 2
+    max_epochs: Count = 100_000
+    check_every: Count = 1  # epochs between looks at the validation loss
+    patience: Count = 200  # looks without a better one
+    reference_epochs: Count = 100_000
+    saturation_patience: Count = (
+        10  # OT: looks in which training loss and error fell by less than …
+    )
+    saturation_tolerance: Annotated[float, Meta(ge=0)] = 5e-3  # … this
+    batch: Count = 64
+    warmup: Count = 4_000  # steps
+    learning_rate_factor: Positive = 1.0
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
+
+
+class Sampling(Section, frozen=True):
+    """The temperature ladder and the sampler's numbers (LangevinOptions; none: its rule)."""
+
+    temperatures: Annotated[list[Positive], Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: [1e-5, 3e-5, 6e-5, 1e-4, 2e-4, 3e-4, 6e-4, 1e-3]
+    )
+    chains: Count = 2  # a temperature
+    draws: Count = 100  # kept a chain
+    moves_per_draw: Count = 100
+    test_sequences: Count = 13_000  # of the test set, read at each draw
+    checkpoint_seconds: Annotated[float, Meta(ge=0)] = (
+        10.0  # between checkpoints; lost work is redone bit for bit
+    )
+    scheme: Literal["leapfrog", "paper"] = "leapfrog"
+    constrained: bool = True  # keep |w|² = Q
+    metric_correction: bool | None = None
+    ridge: Annotated[float, Meta(ge=0)] = 0.0  # λ of (λ/2)|w|², added to U
+    tether: Annotated[float, Meta(ge=0)] = 0.0  # γ of (γ/2)|w - w0|², w0 the chain's start
+    batch: Count = 64
+    dt: Positive = 1.0
+    m1: Fraction = 0.1
+    t_ratio: Fraction | None = None
+    t_ratio_max: Fraction | None = None
+    t_ratio_cap: Fraction = 1e-2
+    displacement: Positive = 0.005
+    variance_floor: float | Literal["median"] | None = None
+    average_axis: Index | None = None
+    noise_draws: Annotated[int, Meta(ge=2)] = 100
+    noise_draws_max: Annotated[int, Meta(ge=2)] = 1_000
+    noise_tolerance: Positive = 0.1
+    adapt_every: Index = 1_000
+    adapt_every_max: Count = 50_000
+    unchanged_tolerance: Positive = 0.1
+    reset_probability: Annotated[float, Meta(ge=0, le=1)] = 0.1
+
+    def options(self) -> LangevinOptions:
+        """The sampler's options; raises ValueError where two of them disagree."""
+        names = set(LangevinOptions.__dataclass_fields__) & set(self.__struct_fields__)
+        return LangevinOptions(**{name: getattr(self, name) for name in names})
+
+
+class Analysis(Section, frozen=True):
+    """What is computed from the samples."""
+
+    burn_in: Annotated[float, Meta(ge=0, lt=1)] | Literal["auto"] = (
+        0.5  # share of the draws left out
+    )
+    attention_sequences: Count = 1_000  # of the test set, for the mean attention
+    attention_samples: Count = 20  # weight samples a temperature
+    similarity_samples: Count = 100
+    min_separation: Index = 6  # of P̃@L
+    tolerance: Index = 1  # of P̃@L
+    contact_shift: int = 0  # 1 for the published sequences
+
+
+class ModelRun(Section, frozen=True):
+    training: Training = msgspec.field(default_factory=Training)
+    sampling: Sampling = msgspec.field(default_factory=Sampling)
+
+
+class Config(Section, frozen=True):
+    """All settings of a run."""
+
+    name: str = "run"
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    interaction_seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0  # of the interaction matrix J
+    structure: Structure = msgspec.field(default_factory=Structure)
+    sequences: Sequences = msgspec.field(default_factory=Sequences)
+    data: Data = msgspec.field(default_factory=Data)
+    models: dict[str, ModelRun] = msgspec.field(default_factory=lambda: {"tf1-small": ModelRun()})
+    analysis: Analysis = msgspec.field(default_factory=Analysis)
+
+    def to_toml(self) -> str:
+        """The resolved settings; reading them back gives the same Config."""
+        return tomli_w.dumps(_without_none(msgspec.to_builtins(self)))
+
+
+def preset_text(name: str) -> str:
+    """TOML of a built-in preset. Raises ValueError for an unknown name."""
+    if name not in PRESETS:
+        raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
+    return (files(__package__) / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def load_config(
+    source: str, *, where: str, changes: Sequence[str] = (), path_base: Path | None = None
+) -> Config:
+    """Read TOML ``source``; ``changes`` are ``key.path=value`` (values in TOML, bare words are
+    strings).
+
+    path_base: directory that relative file names refer to. Raises ValueError, one line, naming
+    ``where``, the key, what was expected and what came.
+    """
+    try:
+        table: dict[str, Any] = tomllib.loads(source)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{where}: not TOML ({str(error).splitlines()[0]})") from error
+    for change in changes:
+        _set(table, change)
+    for section, key in FILES:
+        entry = table.get(section)
+        if path_base is not None and isinstance(entry, dict) and isinstance(entry.get(key), str):
+            entry[key] = str((path_base / entry[key]).resolve())
+    _spread_defaults(table, where)
+    for name, entry in table["models"].items():  # one by one: a message then names the model
+        _convert(entry, ModelRun, f"{where}: models.{name}.")
+    config = _convert(table, Config, f"{where}: ")
+    _check(config, where)
+    return config
+
+
+def first_difference(old: Config, new: Config) -> str | None:
+    """The first setting that differs such that saved results no longer belong to it, as one line;
+    None where all may go on.
+
+    The analysis may change, and a run may be given more draws.
+    """
+    before, after = _flat(msgspec.to_builtins(old)), _flat(msgspec.to_builtins(new))
+    for key in sorted(before.keys() | after.keys()):
+        was, now = before.get(key), after.get(key)
+        if was == now or key == "name" or key.startswith("analysis."):
+            continue
+        if key.endswith(".sampling.checkpoint_seconds"):
+            continue
+        if key.endswith(".sampling.draws") and was is not None and now is not None and now > was:
+            continue
+        return f"{key}: saved {was!r}, now {now!r}"
+    return None
+
+
+def _spread_defaults(table: dict[str, Any], where: str) -> None:
+    shared = {name: table.pop(name) for name in ("training", "sampling") if name in table}
+    models = table.setdefault("models", {"tf1-small": {}})
+    if not isinstance(models, dict) or not models:
+        raise ValueError(f"{where}: models: expected tables [models.NAME], got {models!r}")
+    for name, entry in models.items():
+        if name not in NAMES:
+            raise ValueError(
+                f"{where}: models.{name}: expected one of {', '.join(NAMES)}{_closest(name, NAMES)}"
+            )
+        if not isinstance(entry, dict):
+            raise ValueError(f"{where}: models.{name}: expected a table, got {entry!r}")
+        for part, defaults in shared.items():
+            if not isinstance(defaults, dict) or not isinstance(entry.get(part, {}), dict):
+                raise ValueError(f"{where}: {part}: expected a table")
+            entry[part] = {**defaults, **entry.get(part, {})}
+
+
+def _check(config: Config, where: str) -> None:
+    total = config.data.train + config.data.validation + config.data.test
+    if config.sequences.file is None and total > config.sequences.count:
+        raise ValueError(
+            f"{where}: data: train + validation + test must be <= sequences.count = "
+            f"{config.sequences.count}, got {total}"
+        )
+    if not config.sequences.temperature < config.sequences.hot_temperature:
+        raise ValueError(
+            f"{where}: sequences.hot_temperature must be > temperature = "
+            f"{config.sequences.temperature}, "
+            f"got {config.sequences.hot_temperature}"
+        )
+    for name, model in config.models.items():
+        temperatures = model.sampling.temperatures
+        if sorted(set(temperatures)) != temperatures:
+            raise ValueError(
+                f"{where}: models.{name}.sampling.temperatures: expected rising, got {temperatures}"
+            )
+        if model.sampling.test_sequences > config.data.test:
+            raise ValueError(
+                f"{where}: models.{name}.sampling.test_sequences must be <= data.test = "
+                f"{config.data.test}, "
+                f"got {model.sampling.test_sequences}"
+            )
+        try:
+            model.sampling.options()
+        except ValueError as error:
+            raise ValueError(f"{where}: models.{name}.sampling: {error}") from error
+
+
+def _set(table: dict[str, Any], change: str) -> None:
+    key, separator, text = change.partition("=")
+    path = [part.strip() for part in key.split(".")]
+    if not separator or not all(path):
+        raise ValueError(f"--set: expected KEY.PATH=VALUE, got {change!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for part in path[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ValueError(f"--set: {key} goes through {part}, which is no table")
+    table[path[-1]] = value
+
+
+def _convert(table: dict[str, Any], kind: type[Checked], prefix: str) -> Checked:
+    try:
+        return msgspec.convert(table, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(prefix + _explain(str(error), table)) from error
+
+
+def _explain(message: str, table: dict[str, Any]) -> str:
+    """msgspec's message with the key first, what came last, and for an unknown key the nearest."""
+    text, _, place = message.partition(" - at `$")
+    place = place.rstrip("`").lstrip(".").replace("[...]", "")
+    if "unknown field" in text:
+        key = text.rsplit("`", 2)[1]
+        sections = (Config, Structure, Sequences, Data, Training, Sampling, Analysis, ModelRun)
+        known = {field for section in sections for field in section.__struct_fields__}
+        text = f"unknown key {key!r}{_closest(key, known)}"
+    elif ", got" not in text:
+        value: Any = table
+        for key in place.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        text = f"{text}, got {value!r}"
+    return f"{place}: {text}" if place else text
+
+
+def _closest(word: str, known: Sequence[str] | set[str]) -> str:
+    close = difflib.get_close_matches(word, sorted(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_none(entry) for key, entry in value.items() if entry is not None}
+    return value
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, entry in value.items():
+        if isinstance(entry, Mapping):
+            flat.update(_flat(entry, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = entry
+    return flat

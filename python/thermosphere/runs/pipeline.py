@@ -1,0 +1,318 @@
+"""A run: one directory, one configuration, six stages from a structure to a report.
+
+    DIR/config.toml                 the settings, resolved
+    DIR/contacts.toml               contacts:  contact map and native sequence
+    DIR/sequences.npz (.fasta)      sequences: Potts sequences with their ladder and diagnostics
+    DIR/dataset.npz                 dataset:   masks and splits
+    DIR/MODEL/stage1.safetensors    train:     early-stopped runs, which fix Q
+    DIR/MODEL/references.safetensors           ES and OT weights
+    DIR/MODEL/samples.zarr          sample:    observables and weights; checkpoint.safetensors
+    beside it
+    DIR/report.html, figures/, table.csv       report
+
+Each stage reads files and writes files, so any of them can be run alone, replaced by hand, or
+resumed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from thermosphere.models.named import named_model
+from thermosphere.models.potential import MaskedLanguagePotential
+from thermosphere.proteins.alphabet import encode
+from thermosphere.proteins.dataset import DataSet, make_data_set
+from thermosphere.proteins.fasta import read_sequences, write_fasta
+from thermosphere.proteins.potts import interaction_matrix, load_interactions
+from thermosphere.proteins.structure import ContactMap, contact_map, native_2abd
+from thermosphere.proteins.tempering import sample_sequences
+from thermosphere.proteins.tempering_result import TemperingResult
+from thermosphere.runs.config import Config, ModelRun, first_difference, load_config
+from thermosphere.runs.sample import sample_model
+from thermosphere.training import EarlyStopped, References, train_early_stopped, train_references
+
+
+def stage_seed(seed: int, stage: str) -> int:
+    """The seed of one stage, independent of every other stage's, from the run's."""
+    state = np.random.SeedSequence([seed, crc32(stage.encode())]).generate_state(1, np.uint64)
+    return int(state[0]) >> 1  # below 2**63, what every generator takes
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's directory and settings."""
+
+    directory: Path
+    config: Config
+    resume: bool = False
+    progress: bool = False
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        config: Config,
+        *,
+        resume: bool = False,
+        progress: bool = False,
+    ) -> Run:
+        """Make the directory and save the settings in it, or take up a run that is there.
+
+        Raises ValueError where the directory holds a run with other settings.
+        """
+        saved = directory / "config.toml"
+        if saved.is_file():
+            before = load_config(saved.read_text(encoding="utf-8"), where=str(saved))
+            difference = first_difference(before, config)
+            if difference is not None:
+                raise ValueError(
+                    f"{directory} holds a run with other settings ({difference}); use another "
+                    "--output"
+                )
+        elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise ValueError(
+                f"--output must be a new or empty directory or a run's, got {directory}"
+            )
+        directory.mkdir(parents=True, exist_ok=True)
+        _write_text(saved, config.to_toml())
+        return cls(directory, config, resume, progress)
+
+    def do(self, stage: str) -> None:
+        """Do one stage. Raises ValueError where its input is missing, or its output is there and
+        ``resume`` is off."""
+        steps: dict[str, Callable[[], None]] = {
+            "contacts": self.contacts,
+            "sequences": self.sequences,
+            "dataset": self.dataset,
+            "train": self.train,
+            "sample": self.sample,
+            "report": self.report,
+        }
+        if stage not in steps:
+            raise ValueError(f"stage: expected one of {', '.join(steps)}, got {stage!r}")
+        steps[stage]()
+
+    def contacts(self) -> None:
+        """Structure → contacts.toml."""
+        output = self.directory / "contacts.toml"
+        if self._done(output, "contacts"):
+            return
+        structure = self.config.structure
+        if structure.file is None:
+            protein = native_2abd()
+        else:
+            protein = contact_map(
+                structure.file,
+                chain=structure.chain,
+                model=structure.model,
+                cutoff=structure.cutoff,
+                min_separation=structure.min_separation,
+                gaps=structure.gaps,
+            )
+        protein.save(output)
+        self._say(
+            f"contacts: {protein.length} residues, {len(protein.contacts)} contacts → {output}"
+        )
+
+    def sequences(self) -> None:
+        """contacts.toml → sequences.npz with its diagnostics; or the user's own sequences →
+        sequences.fasta."""
+        settings = self.config.sequences
+        sampled, listed = self.directory / "sequences.npz", self.directory / "sequences.fasta"
+        output = sampled if settings.file is None else listed
+        if self._done(output, "sequences"):
+            return
+        protein = self._protein()
+        if settings.file is not None:
+            tokens = read_sequences(settings.file)
+            if tokens.shape[1] != protein.length:
+                raise ValueError(
+                    f"{settings.file}: sequences must have the {protein.length} sites of the "
+                    "contact map, "
+                    f"got {tokens.shape[1]}"
+                )
+        else:
+            result = sample_sequences(
+                protein.contacts,
+                self._interactions(),
+                encode(protein.sequence),
+                sequences=settings.count,
+                temperature=settings.temperature,
+                hot=settings.hot_temperature,
+                moves=settings.moves,
+                seed=stage_seed(self.config.seed, "sequences"),
+                progress=self.progress,
+            )
+            result.save(sampled)
+            for warning in result.warnings:
+                self._say(f"sequences: warning: {warning}")
+            tokens = result.sequences
+        if settings.file is not None or settings.fasta:
+            write_fasta(listed, tokens)
+        self._say(f"sequences: {len(tokens)} of {tokens.shape[1]} sites → {output}")
+
+    def dataset(self) -> None:
+        """sequences.npz → dataset.npz."""
+        output = self.directory / "dataset.npz"
+        if self._done(output, "dataset"):
+            return
+        settings = self.config.data
+        if settings_file := self.config.sequences.file:
+            tokens = read_sequences(self._needs("sequences.fasta", "sequences"))
+        else:
+            tokens = TemperingResult.load(self._needs("sequences.npz", "sequences")).sequences
+        data = make_data_set(
+            tokens,
+            train=settings.train,
+            validation=settings.validation,
+            test=settings.test,
+            rate=settings.mask_rate,
+            seed=stage_seed(self.config.seed, "dataset"),
+            provenance={"sequences": settings_file or "sampled", "config": self.config.to_toml()},
+        )
+        data.save(output)
+        self._say(
+            f"dataset: {len(data.train)} train, {len(data.validation)} validation, "
+            f"{len(data.test)} test → {output}"
+        )
+
+    def train(self) -> None:
+        """dataset.npz → early-stopped and over-trained weights of every model."""
+        data = self._data()
+        for name, settings in self.config.models.items():
+            self._train(name, settings, data)
+
+    def sample(self) -> None:
+        """ES weights → samples.zarr of every model."""
+        data = self._data()
+        for name, settings in self.config.models.items():
+            directory = self.directory / name
+            references = References.load(self._needs(f"{name}/references.safetensors", "train"))
+            sample_model(
+                directory,
+                MaskedLanguagePotential(named_model(name, length=data.length), data.train),
+                data,
+                references,
+                settings.sampling,
+                seed=stage_seed(self.config.seed, f"sample {name}"),
+                config=self.config.to_toml(),
+                resume=self.resume,
+                progress=self.progress,
+            )
+
+    def report(self) -> None:
+        """Everything → figures, table.csv and report.html."""
+        for name in self.config.models:
+            self._needs(f"{name}/references.safetensors", "train")
+            self._needs(f"{name}/checkpoint.safetensors", "sample")
+        self._needs("contacts.toml", "contacts")
+        self._needs("dataset.npz", "dataset")
+        from thermosphere.runs.study_report import (
+            write_study,
+        )  # matplotlib and ArviZ are slow to load
+
+        summary = write_study(self.directory, self.config, progress=self.progress)
+        print(summary)
+
+    def _train(self, name: str, settings: ModelRun, data: DataSet) -> None:
+        directory = self.directory / name
+        directory.mkdir(exist_ok=True)
+        output = directory / "references.safetensors"
+        if self._done(output, "train"):
+            return
+        model = named_model(name, length=data.length)
+        t = settings.training
+        stage1 = directory / "stage1.safetensors"
+        checkpoints = [directory / f"stage{k}.checkpoint.safetensors" for k in (1, 2)]
+        for checkpoint in checkpoints:
+            self._done(checkpoint, "train")  # refuses an unfinished training unless resuming
+        shared: dict[str, Any] = {
+            "check_every": t.check_every,
+            "batch": t.batch,
+            "warmup": t.warmup,
+            "learning_rate_factor": t.learning_rate_factor,
+            "dropout": t.dropout,
+            "progress": self.progress,
+        }
+        if stage1.is_file():
+            stopped = EarlyStopped.load(stage1)
+        else:
+            stopped = train_early_stopped(
+                model,
+                data,
+                runs=t.runs,
+                seed=stage_seed(self.config.seed, f"stage 1 {name}"),
+                max_epochs=t.max_epochs,
+                patience=t.patience,
+                checkpoint=checkpoints[0],
+                **shared,
+            )
+            stopped.save(stage1)
+        norm2 = stopped.mean_norm2
+        references = train_references(
+            model,
+            data,
+            norm2=norm2,
+            runs=t.references,
+            seed=stage_seed(self.config.seed, f"stage 2 {name}"),
+            max_epochs=t.reference_epochs,
+            patience=t.saturation_patience,
+            tolerance=t.saturation_tolerance,
+            checkpoint=checkpoints[1],
+            **shared,
+        )
+        references.save(output)
+        for checkpoint in checkpoints:
+            checkpoint.unlink(missing_ok=True)
+        self._say(f"train {name}: |w|² = Q = {norm2:.1f} → {output}")
+
+    def _protein(self) -> ContactMap:
+        return ContactMap.load(self._needs("contacts.toml", "contacts"))
+
+    def _interactions(self) -> npt.NDArray[np.float64]:
+        path = self.config.sequences.interactions
+        return (
+            interaction_matrix(self.config.interaction_seed)
+            if path is None
+            else load_interactions(path)
+        )
+
+    def _data(self) -> DataSet:
+        return DataSet.load(self._needs("dataset.npz", "dataset"))
+
+    def _needs(self, name: str, stage: str) -> Path:
+        path = self.directory / name
+        if not path.is_file():
+            raise ValueError(
+                f"{path} is missing: run `thermosphere {stage} -o {self.directory}` first"
+            )
+        return path
+
+    def _done(self, output: Path, stage: str) -> bool:
+        """Whether the output is there; refuses to go over it unless resuming."""
+        if not output.exists():
+            return False
+        if not self.resume:
+            raise ValueError(
+                f"{stage}: {output} is there; --resume keeps it, or use another --output"
+            )
+        return True
+
+    def _say(self, line: str) -> None:
+        if self.progress:
+            tqdm.write(line)
+
+
+def _write_text(path: Path, text: str) -> None:
+    building = path.with_name(path.name + ".new")
+    building.write_text(text, encoding="utf-8")
+    os.replace(building, path)

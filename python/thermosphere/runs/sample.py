@@ -1,0 +1,159 @@
+"""Sampling one model: chains over the temperature ladder, draws to the store, checkpoints to go on
+from."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from thermosphere.archive import read_archive, write_archive
+from thermosphere.models.masked_sites import MaskedSites
+from thermosphere.models.potential import MaskedLanguagePotential
+from thermosphere.models.regularised import Regularised
+from thermosphere.proteins.dataset import DataSet
+from thermosphere.runs.config import Sampling
+from thermosphere.runs.store import SampleStore
+from thermosphere.sampling.langevin import Langevin
+from thermosphere.sampling.state import LangevinState
+from thermosphere.training import References
+
+CHECKPOINT = "thermosphere sampling checkpoint"
+
+
+def sample_model(
+    directory: Path,
+    potential: MaskedLanguagePotential,
+    data: DataSet,
+    references: References,
+    settings: Sampling,
+    *,
+    seed: int,
+    config: str = "",
+    resume: bool = False,
+    progress: bool = False,
+) -> Path:
+    """Sample every temperature of ``settings`` at once and return the store's path,
+    DIR/samples.zarr.
+
+    Chain j of a temperature starts from ES weights j mod (number of references). Row = temperature
+    · chains + j. Raises ValueError where the
+    directory holds samples and ``resume`` is off, UnreachableSphereError where a chain leaves the
+    sphere.
+    """
+    store_path, checkpoint = directory / "samples.zarr", directory / "checkpoint.safetensors"
+    if (store_path.exists() or checkpoint.exists()) and not resume:
+        raise ValueError(
+            f"sample: {store_path} is there; --resume goes on with it, or use another --output"
+        )
+    chains = len(settings.temperatures) * settings.chains
+    temperature = torch.tensor(settings.temperatures, dtype=torch.float64)
+    temperature = temperature.repeat_interleave(settings.chains)
+    start = torch.arange(chains) % settings.chains % references.early_stopped.shape[0]
+    first = references.early_stopped[start]  # w0, (C, N)
+    norm2 = float(references.norm2)
+    regularised = Regularised(potential, settings.ridge, settings.tether, first)
+    energy = regularised if settings.ridge or settings.tether else potential
+    sampler = Langevin(energy, temperature, seed=seed, options=settings.options())
+
+    if checkpoint.exists():
+        tensors, header = read_archive(checkpoint, CHECKPOINT)
+        state = LangevinState.from_tensors(tensors)
+        _check_resumed(state, header, checkpoint, temperature, potential.parameters, seed)
+        done = int(header["draws"])
+        store = SampleStore.open(
+            store_path,
+            draws=max(done, settings.draws),
+            chains=chains,
+            parameters=potential.parameters,
+        )
+    else:
+        state = sampler.init(first, norm2=norm2 if settings.constrained else None)
+        done = 0
+        store = SampleStore.create(
+            store_path,
+            draws=settings.draws,
+            parameters=potential.parameters,
+            temperature=temperature.numpy(),
+            start=start.numpy(),
+            moves_per_draw=settings.moves_per_draw,
+            attributes={
+                "layout": potential.layout.to_json(),
+                "model": json.dumps({"name": potential.model.name, "length": data.length}),
+                "norm2": norm2,
+                "config": config,
+            },
+        )
+    sets = {
+        "train": potential.sites,
+        "validation": MaskedSites(data.validation),
+        "test": MaskedSites(data.test.subset(slice(settings.test_sequences))),
+    }
+    bar = tqdm(
+        total=settings.draws * settings.moves_per_draw,
+        initial=done * settings.moves_per_draw,
+        desc=f"sampling {potential.model.name}, {chains} chains",
+        unit="move",
+        disable=not progress,
+    )
+    saved_at = time.monotonic()
+    with bar:
+        for draw in range(done, settings.draws):
+            minibatch_loss = sampler.run(
+                state, settings.moves_per_draw, on_move=lambda _: bar.update()
+            )
+            observables = observe(potential, sets, sampler, state, first)
+            store.write(draw, {**observables, "minibatch_loss": minibatch_loss}, state.weights)
+            if (
+                time.monotonic() - saved_at >= settings.checkpoint_seconds
+                or draw + 1 == settings.draws
+            ):
+                header = {"kind": CHECKPOINT, "draws": draw + 1, "seed": seed}
+                write_archive(checkpoint, state.tensors(), header)
+                saved_at = time.monotonic()
+    return store_path
+
+
+def observe(
+    potential: MaskedLanguagePotential,
+    sets: Mapping[str, MaskedSites],
+    sampler: Langevin,
+    state: LangevinState,
+    first: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """The observables of a draw, (C,) float64 each (SPEC §6): losses and errors on the named sets,
+    and the chains' own.
+
+    first: (C, N), where the chains started.
+    """
+    observables: dict[str, torch.Tensor] = {}
+    for name, sites in sets.items():
+        observables[f"{name}_loss"], observables[f"{name}_error"] = potential.evaluate(
+            state.weights, sites
+        )
+    observables["distance2"] = ((state.weights - first).double() ** 2).sum(1)
+    observables["kinetic_temperature"] = sampler.kinetic_temperature(state)
+    return observables
+
+
+def _check_resumed(
+    state: LangevinState,
+    header: dict[str, Any],
+    path: Path,
+    temperature: torch.Tensor,
+    parameters: int,
+    seed: int,
+) -> None:
+    if header.get("seed") != seed or "draws" not in header:
+        raise ValueError(f"checkpoint: {path} must be of seed {seed}, got {header.get('seed')}")
+    if not torch.equal(state.temperature, temperature) or state.weights.shape[1] != parameters:
+        raise ValueError(
+            f"checkpoint: {path} must hold {len(temperature)} chains of {parameters} parameters "
+            "at the ladder's "
+            f"temperatures, got {tuple(state.weights.shape)} at {state.temperature.tolist()}"
+        )

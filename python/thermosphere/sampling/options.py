@@ -1,0 +1,88 @@
+"""The numbers of a pseudo-Langevin run, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from thermosphere.sampling.masses import T_RATIO_LIMIT
+
+SCHEMES = ("leapfrog", "paper")
+
+
+@dataclass(frozen=True)
+class LangevinOptions:
+    """The sampler's numbers; defaults of SPEC §4-5. ``None`` means: by the rule in the comment."""
+
+    scheme: str = "leapfrog"
+    constrained: bool = True  # keep |w|² = Q
+    metric_correction: bool | None = None  # leapfrog: on; paper: off
+    batch: int | None = 64  # examples drawn a mini-batch; None: the whole set, no gradient noise
+    dt: float = 1.0  # time step
+    m1: float = 0.1  # friction: c1² = 1 - m1²
+    t_ratio: float | None = None  # share of the noise from mini-batches; masses.default_t_ratio
+    t_ratio_max: float | None = None  # masses rise above it; leapfrog: 2 t_ratio, paper: t_ratio
+    t_ratio_cap: float = 1e-2  # largest default t_ratio
+    displacement: float = 0.005  # ε of the default t_ratio, in units of sqrt(Q / N)
+    variance_floor: str | float | None = None  # leapfrog: "median"; paper: 1e-8
+    average_axis: int | None = None  # average v over this tensor axis and those after it
+    noise_draws: int = 100  # mini-batches a round of the noise estimate
+    noise_draws_max: int = 1000
+    noise_tolerance: float = 0.1
+    adapt_every: int = (
+        1000  # moves between estimates, times the streak of unchanged ones; 0 = never
+    )
+    adapt_every_max: int = 50_000
+    unchanged_tolerance: float = 0.1
+    reset_probability: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.scheme not in SCHEMES:
+            raise ValueError(
+                f"sampler: scheme must be one of {', '.join(SCHEMES)}, got {self.scheme!r}"
+            )
+        for name in ("dt", "displacement", "t_ratio_cap", "noise_tolerance", "unchanged_tolerance"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"sampler: {name} must be > 0, got {getattr(self, name)}")
+        if not 0 < self.m1 < 1:
+            raise ValueError(f"sampler: m1 must be in (0, 1), got {self.m1}")
+        for name in ("t_ratio", "t_ratio_max", "t_ratio_cap"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= T_RATIO_LIMIT:
+                raise ValueError(f"sampler: {name} must be in (0, {T_RATIO_LIMIT}], got {value}")
+        if (
+            self.t_ratio is not None
+            and self.t_ratio_max is not None
+            and self.t_ratio_max < self.t_ratio
+        ):
+            raise ValueError(
+                f"sampler: t_ratio_max must be >= t_ratio = {self.t_ratio}, got {self.t_ratio_max}"
+            )
+        if self.average_axis is not None and self.average_axis < 0:
+            raise ValueError(f"sampler: average_axis must be >= 0, got {self.average_axis}")
+        if self.batch is not None and self.batch < 1:
+            raise ValueError(f"sampler: batch must be >= 1, got {self.batch}")
+        if not 2 <= self.noise_draws <= self.noise_draws_max < 2**16:
+            raise ValueError(
+                "sampler: expected 2 <= noise_draws <= noise_draws_max < 65536, "
+                f"got {self.noise_draws} and {self.noise_draws_max}"
+            )
+        if self.adapt_every_max < 1:
+            raise ValueError(f"sampler: adapt_every_max must be >= 1, got {self.adapt_every_max}")
+        if self.adapt_every < 0:
+            raise ValueError(f"sampler: adapt_every must be >= 0, got {self.adapt_every}")
+        if not 0 <= self.reset_probability <= 1:
+            raise ValueError(
+                f"sampler: reset_probability must be in [0, 1], got {self.reset_probability}"
+            )
+
+    @property
+    def corrects_metric(self) -> bool:
+        if self.metric_correction is None:
+            return self.scheme == "leapfrog" and self.constrained
+        return self.metric_correction and self.constrained
+
+    @property
+    def floor(self) -> str | float:
+        if self.variance_floor is not None:
+            return self.variance_floor
+        return "median" if self.scheme == "leapfrog" else 1e-8

@@ -1,0 +1,43 @@
+"""The state of a pseudo-Langevin run: what a checkpoint holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+
+
+@dataclass
+class LangevinState:
+    """Everything the next move depends on; :meth:`Langevin.run` changes it in place. All tensors on
+    the CPU."""
+
+    weights: torch.Tensor  # (C, N) float32
+    momenta: torch.Tensor  # (C, N) float32: Π of the leapfrog scheme, p of the paper's
+    masses: torch.Tensor  # (C, N) float32
+    noise_variance: torch.Tensor  # (C, N) float32, v
+    temperature: torch.Tensor  # (C,) float64
+    t_ratio: torch.Tensor  # (C,) float64, the set value; with masses by hand their largest
+    norm2: torch.Tensor  # (C,) float64, Q
+    chain_ids: torch.Tensor  # (C,) int64
+    next_adaptation: torch.Tensor  # (C,) int64, the step of the next noise estimate; -1 = never
+    streak: torch.Tensor  # (C,) int64, unchanged estimates in a row, from 1
+    step: int = 0
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All of it as named tensors, for a checkpoint."""
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "step"}
+        return {**named, "step": torch.tensor(self.step, dtype=torch.int64)}
+
+    @classmethod
+    def from_tensors(cls, named: dict[str, torch.Tensor]) -> LangevinState:
+        """The state saved by :meth:`tensors`, copied. Raises ValueError where one is missing."""
+        missing = [f.name for f in fields(cls) if f.name not in named]
+        if missing:
+            raise ValueError(f"sampler state: expected tensors {missing}, got {sorted(named)}")
+        values = {
+            f.name: named[f.name].clone(memory_format=torch.contiguous_format)
+            for f in fields(cls)
+            if f.name != "step"
+        }
+        return cls(**values, step=int(named["step"]))

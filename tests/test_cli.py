@@ -1,0 +1,202 @@
+"""The command line: help everywhere, one clear line and exit code 2 for bad input, and a whole
+small run."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import xarray as xr
+
+from thermosphere.cli import STAGES, main
+from thermosphere.proteins.dataset import DataSet
+from thermosphere.runs.config import load_config
+
+VERBS = ("doctor", "config", "run", *STAGES)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished smoke run."""
+    directory = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["run", "--preset", "smoke", "-o", str(directory), "--quiet"]) == 0
+    return directory
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run, expect exit code 2 and a single line on stderr; returns it."""
+    capsys.readouterr()
+    assert main(list(arguments)) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("thermosphere: ")
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err + captured.out
+    return captured.err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    assert f"thermosphere {verb}" in capsys.readouterr().out
+
+
+def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert all(verb in text for verb in VERBS)
+
+
+def test_doctor_says_what_is_used(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    for what in ("thermosphere", "instruction set", "threads", "CUDA", "Triton", "torch"):
+        assert what in text
+
+
+def test_config_prints_what_it_reads(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["config", "--preset", "smoke", "--set", "seed=3"]) == 0
+    text = capsys.readouterr().out
+    config = load_config(text, where="printed")
+    assert config.seed == 3
+    (tmp_path / "mine.toml").write_text(text)
+    assert main(["config", "--config", str(tmp_path / "mine.toml")]) == 0
+    assert capsys.readouterr().out == text
+
+
+def test_a_run_leaves_everything(finished: Path) -> None:
+    assert (finished / "report.html").stat().st_size > 100_000
+    assert (finished / "contacts.toml").is_file()
+    assert len(list((finished / "figures").glob("*.png"))) >= 12
+    data = DataSet.load(finished / "dataset.npz")
+    assert (len(data.train), data.length) == (100, 86)
+    samples = xr.open_zarr(finished / "tf1-small" / "samples.zarr")
+    assert dict(samples.sizes) == {"chain": 4, "draw": 6, "parameter": 8107}
+    norm2 = (samples["weights"].astype("float64") ** 2).sum("parameter")
+    assert float(abs(norm2 / samples.attrs["norm2"] - 1).max()) < 1e-6
+    resolved = load_config((finished / "config.toml").read_text(), where="saved")
+    assert resolved.name == "smoke"
+    assert samples.attrs["config"] == resolved.to_toml()
+
+
+def test_finished_stages_are_kept_and_not_gone_over(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (copied / "sequences.npz").stat().st_mtime_ns
+    assert "--resume" in refused(capsys, "sequences", "-o", str(copied))
+    assert "--resume" in refused(capsys, "run", "-o", str(copied), "--quiet")
+    assert main(["run", "-o", str(copied), "--resume", "--quiet"]) == 0
+    assert (copied / "sequences.npz").stat().st_mtime_ns == before
+    assert "tf1-small" in capsys.readouterr().out
+
+
+def test_other_settings_are_refused(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(
+        capsys, "run", "--preset", "smoke", "--set", "seed=5", "-o", str(copied), "--resume"
+    )
+    assert "seed: saved 0, now 5" in line
+
+
+def test_more_draws_go_on_from_the_last(copied: Path) -> None:
+    old = xr.open_zarr(copied / "tf1-small" / "samples.zarr")["weights"].load()
+    arguments = ["--preset", "smoke", "--set", "models.tf1-small.sampling.draws=8"]
+    assert main(["sample", *arguments, "-o", str(copied), "--resume", "--quiet"]) == 0
+    new = xr.open_zarr(copied / "tf1-small" / "samples.zarr")["weights"].load()
+    assert new.sizes["draw"] == 8
+    xr.testing.assert_identical(new.isel(draw=slice(6)).drop_vars("move"), old.drop_vars("move"))
+    assert bool(abs(new.isel(draw=7) - new.isel(draw=6)).max() > 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "--preset", "nothing"], "preset: expected one of demo, paper, smoke"),
+        (["run", "--config", "nothing.toml"], "nothing.toml: No such file"),
+        (["run", "--preset", "smoke", "--set", "sed=1"], "unknown key 'sed'; did you mean 'seed'"),
+        (["run", "--preset", "smoke", "--set", "seed=-1"], "seed: Expected `int` >= 0, got"),
+        (["contacts", "--preset", "smoke", "--structure", "no.pdb"], "no.pdb"),
+        (["run", "--preset", "smoke", "--threads", "0"], "--threads must be >= 1, got 0"),
+        (["dataset", "--preset", "smoke"], "run `thermosphere sequences"),
+        (["report", "--preset", "smoke"], "run `thermosphere"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in refused(capsys, *arguments, "-o", str(tmp_path / "new"))
+
+
+def test_bad_structure_and_sequences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.pdb").write_text("this is no structure\n")
+    (tmp_path / "bad.fasta").write_text(">one\nACDX1\n")
+    smoke = ["--preset", "smoke", "-o", str(tmp_path / "new")]
+    assert "bad.pdb" in refused(
+        capsys, "contacts", *smoke, "--structure", str(tmp_path / "bad.pdb")
+    )
+    shutil.rmtree(tmp_path / "new")
+    assert main(["contacts", *smoke, "--sequences", str(tmp_path / "bad.fasta"), "--quiet"]) == 0
+    assert "bad.fasta" in refused(capsys, "sequences", "-o", str(tmp_path / "new"))
+
+
+@pytest.mark.parametrize(
+    ("file", "verb"),
+    [
+        ("contacts.toml", "report"),
+        ("sequences.npz", "report"),
+        ("dataset.npz", "report"),
+        ("tf1-small/references.safetensors", "report"),
+        ("tf1-small/checkpoint.safetensors", "sample"),
+    ],
+)
+def test_a_truncated_file_is_one_line(
+    file: str, verb: str, copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copied / file
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert path.name in refused(capsys, verb, "-o", str(copied), "--resume", "--quiet")
+
+
+def test_a_truncated_store_is_one_line(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = copied / "tf1-small" / "samples.zarr"
+    chunk = next(p for p in (store / "train_loss").rglob("c/*/*") if p.is_file())
+    chunk.write_bytes(chunk.read_bytes()[:4])
+    assert "samples.zarr" in refused(capsys, "report", "-o", str(copied), "--quiet")
+
+
+def test_a_directory_of_something_else_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    assert "new or empty directory" in refused(
+        capsys, "contacts", "--preset", "smoke", "-o", str(tmp_path)
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_leaving_the_sphere_is_one_line_and_loses_nothing(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The same run again, with masses so light that the first moves leave the sphere.
+    text = (copied / "config.toml").read_text()
+    text = re.sub(r"temperatures = \[[^]]*\]", "temperatures = [0.1, 10.0]", text)
+    text = text.replace("moves_per_draw = 5", "moves_per_draw = 200\nt_ratio = 0.4")
+    (copied / "config.toml").write_text(text)
+    shutil.rmtree(copied / "tf1-small" / "samples.zarr")
+    (copied / "tf1-small" / "checkpoint.safetensors").unlink()
+    capsys.readouterr()
+    assert main(["sample", "-o", str(copied), "--quiet"]) == 1
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "dt = 1" in line
+    assert "T_ratio = 0.4" in line
+    assert (copied / "tf1-small" / "references.safetensors").is_file()

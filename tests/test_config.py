@@ -1,0 +1,105 @@
+"""Settings: presets load, resolve to themselves, and every mistake is one line that names the
+key."""
+
+from __future__ import annotations
+
+import pytest
+
+from thermosphere.runs.config import PRESETS, Config, first_difference, load_config, preset_text
+
+
+def load(text: str, *changes: str) -> Config:
+    return load_config(text, where="here.toml", changes=changes)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_resolve_to_themselves(name: str) -> None:
+    config = load(preset_text(name))
+    assert load(config.to_toml()) == config
+    assert config.to_toml() == load(config.to_toml()).to_toml()
+
+
+def test_demo_is_what_it_is_said_to_be() -> None:
+    demo = load(preset_text("demo"))
+    assert demo.structure.file is None
+    assert demo.sequences.count == 15_000
+    assert (demo.data.train, demo.data.validation, demo.data.test) == (1_000, 1_000, 13_000)
+    assert set(demo.models) == {"tf1-small", "tf1"}
+    for model in demo.models.values():
+        assert len(model.sampling.temperatures) >= 8
+        assert model.sampling.chains >= 2
+
+
+def test_defaults_spread_to_the_models_that_do_not_set_them() -> None:
+    config = load(
+        "[sampling]\nchains = 5\ndraws = 7\n[models.tf1.sampling]\ndraws = 9\n[models.tf4]\n"
+    )
+    assert config.models["tf1"].sampling.chains == 5
+    assert config.models["tf1"].sampling.draws == 9
+    assert config.models["tf4"].sampling.draws == 7
+
+
+def test_set_replaces_one_key() -> None:
+    text = preset_text("smoke")
+    config = load(text, "models.tf1-small.sampling.draws=3", "structure.chain=A", "seed=4")
+    assert config.models["tf1-small"].sampling.draws == 3
+    assert config.structure.chain == "A"
+    assert config.seed == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed = ", "here.toml: not TOML"),
+        ("sed = 1", "here.toml: unknown key 'sed'; did you mean 'seed'"),
+        ("seed = -1", "here.toml: seed: Expected `int` >= 0, got -1"),
+        ("[sampling]\ntemperature = [1e-4]", "unknown key 'temperature'; did you mean"),
+        ("[sampling]\ntemperatures = []", "temperatures: Expected `array` of length >= 1, got []"),
+        ("[sampling]\ntemperatures = [1e-3, 1e-4]", "temperatures: expected rising"),
+        (
+            "[sampling]\nscheme = 'verlet'",
+            "models.tf1-small.sampling.scheme: Invalid enum value 'verlet', got 'verlet'",
+        ),
+        ("[sampling]\ndraws = 1.5", "draws: Expected `int`, got `float`"),
+        ("[sampling]\nt_ratio = 0.8", "t_ratio must be in (0, 0.5], got 0.8"),
+        ("[sampling]\ntest_sequences = 20000", "test_sequences must be <= data.test = 13000"),
+        ("[models.tf2]", "models.tf2: expected one of tf1"),
+        ("models = 3", "models: expected tables"),
+        ("[models]\ntf1 = 3", "models.tf1: expected a table"),
+        ("[data]\ntrain = 15000", "train + validation + test must be <= sequences.count"),
+        ("[data]\nmask_rate = 1.0", "data.mask_rate: Expected `float` < 1"),
+        ("[sequences]\ntemperature = 30.0", "hot_temperature must be > temperature = 30.0"),
+    ],
+)
+def test_mistakes_are_one_line(text: str, message: str) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - the text is checked below
+        load(text)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("change", ["seed", "=3", "a..b=1", "seed.deep=3"])
+def test_bad_set_is_refused(change: str) -> None:
+    with pytest.raises(ValueError, match=r"--set|seed"):
+        load("seed = 1", change)
+
+
+def test_what_may_change_in_a_run_that_is_there() -> None:
+    old = load(preset_text("smoke"))
+    assert first_difference(old, old) is None
+    more = load(preset_text("smoke"), "models.tf1-small.sampling.draws=50", "analysis.tolerance=2")
+    assert first_difference(old, more) is None
+    fewer = load(preset_text("smoke"), "models.tf1-small.sampling.draws=1")
+    assert "sampling.draws: saved 6, now 1" in str(first_difference(old, fewer))
+    other = load(preset_text("smoke"), "seed=9")
+    assert first_difference(old, other) == "seed: saved 0, now 9"
+
+
+def test_files_are_relative_to_the_settings_file(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    config = load_config("[structure]\nfile = 'my.pdb'", where="x", path_base=tmp_path)
+    assert config.structure.file == str((tmp_path / "my.pdb").resolve())
+
+
+def test_unknown_preset() -> None:
+    with pytest.raises(ValueError, match="expected one of demo, paper, smoke, got 'dmo'"):
+        preset_text("dmo")

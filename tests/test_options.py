@@ -1,0 +1,90 @@
+"""The sampler's numbers: defaults, replacements, and one line for each that is out of range."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+from toy import NoisyQuadratic
+
+from thermosphere.sampling.langevin import Langevin
+from thermosphere.sampling.options import LangevinOptions
+
+
+def test_options_out_of_range() -> None:
+    cases = {
+        "scheme must be one of leapfrog, paper, got 'verlet'": {"scheme": "verlet"},
+        "dt must be > 0, got 0": {"dt": 0},
+        "dt must be > 0, got nan": {"dt": math.nan},
+        "displacement must be > 0, got -1": {"displacement": -1},
+        "noise_tolerance must be > 0, got 0.0": {"noise_tolerance": 0.0},
+        "unchanged_tolerance must be > 0, got 0": {"unchanged_tolerance": 0},
+        "m1 must be in (0, 1), got 1": {"m1": 1},
+        "m1 must be in (0, 1), got 0.0": {"m1": 0.0},
+        "t_ratio must be in (0, 0.5], got 0.6": {"t_ratio": 0.6},
+        "t_ratio_max must be in (0, 0.5], got 0": {"t_ratio_max": 0},
+        "t_ratio_cap must be in (0, 0.5], got 2": {"t_ratio_cap": 2},
+        "t_ratio_max must be >= t_ratio = 0.2, got 0.1": {"t_ratio": 0.2, "t_ratio_max": 0.1},
+        "average_axis must be >= 0, got -1": {"average_axis": -1},
+        "batch must be >= 1, got 0": {"batch": 0},
+        "expected 2 <= noise_draws <= noise_draws_max < 65536, got 1 and 1000": {"noise_draws": 1},
+        "expected 2 <= noise_draws <= noise_draws_max < 65536, got 100 and 99": {
+            "noise_draws_max": 99
+        },
+        "expected 2 <= noise_draws <= noise_draws_max < 65536, got 100 and 65536": {
+            "noise_draws_max": 65536
+        },
+        "adapt_every must be >= 0, got -1": {"adapt_every": -1},
+        "adapt_every_max must be >= 1, got 0": {"adapt_every_max": 0},
+        "reset_probability must be in [0, 1], got 1.5": {"reset_probability": 1.5},
+    }
+    for message, change in cases.items():
+        with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole text is compared
+            LangevinOptions(**change)
+        assert str(error.value) == f"sampler: {message}"
+
+
+def test_options_by_keyword_replace_single_ones() -> None:
+    options = LangevinOptions(dt=0.5, batch=8)
+    sampler = Langevin(NoisyQuadratic(), 1.0, options=options, m1=0.2)
+    assert sampler.options == dataclasses.replace(options, m1=0.2)
+    with pytest.raises(
+        ValueError, match=r"^sampler: unknown option 'time_step', expected one of \['adapt_every', "
+    ):
+        Langevin(NoisyQuadratic(), 1.0, time_step=1.0)
+
+
+def test_defaults_of_the_two_schemes() -> None:
+    leapfrog, paper = LangevinOptions(), LangevinOptions(scheme="paper")
+    assert leapfrog.scheme == "leapfrog"
+    assert (leapfrog.dt, leapfrog.m1, leapfrog.batch) == (1.0, 0.1, 64)
+    assert leapfrog.corrects_metric
+    assert not paper.corrects_metric
+    assert leapfrog.floor == "median"
+    assert paper.floor == 1e-8
+    assert not LangevinOptions(constrained=False).corrects_metric
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"temperature": 0.0}, "temperature must be one positive number a chain, got [0.0]"),
+        (
+            {"temperature": [1.0, -1.0]},
+            "temperature must be one positive number a chain, got [1.0, -1.0]",
+        ),
+        ({"temperature": math.nan}, "temperature must be one positive number a chain, got [nan]"),
+        ({"temperature": math.inf}, "temperature must be one positive number a chain, got [inf]"),
+        ({"temperature": [[1.0]]}, "temperature must be one positive number a chain, got [[1.0]]"),
+        ({"temperature": 1.0, "seed": -1}, "seed must be in [0, 2**64), got -1"),
+        (
+            {"temperature": 1.0, "seed": 2**64},
+            "seed must be in [0, 2**64), got 18446744073709551616",
+        ),
+    ],
+)
+def test_samplers_out_of_range(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole text is compared
+        Langevin(NoisyQuadratic(), **arguments)  # type: ignore[arg-type]
+    assert str(error.value) == f"sampler: {message}"

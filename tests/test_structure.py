@@ -1,0 +1,311 @@
+"""Contact maps: the built-in protein, and every rule of contact_map on small structures."""
+
+import gzip
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from thermosphere.proteins.structure import ContactMap, contact_map, native_2abd
+
+ROOT = Path(__file__).resolve().parents[1]
+NATIVE = "SQAEFDKAAEEVKHLKTKPADEEMLFIYSHYKQATVGDINTERPGMLDFKGKAKWDAWNELKGTSKEDAMKAYIDKVEELKKKYGI"
+
+
+def atom(
+    residue,
+    number,
+    position,
+    *,
+    name="CA",
+    chain="A",
+    icode=" ",
+    altloc=" ",
+    occupancy=1.0,
+    element="C",
+):
+    """One line of a PDB file."""
+    x, y, z = position
+    record = "HETATM" if residue == "MSE" else "ATOM  "
+    return (
+        f"{record}{1:5d} {name:^4s}{altloc}{residue:3s} {chain}{number:4d}{icode}   "
+        f"{x:8.3f}{y:8.3f}{z:8.3f}{occupancy:6.2f}{0:6.2f}          {element:>2s}"
+    )
+
+
+def chain_on_a_line(count=6, step=3.0, **options):
+    """Residues with one atom each, on the x axis, ``step`` Å apart."""
+    return [atom("ALA", k + 1, (step * k, 0.0, 0.0), **options) for k in range(count)]
+
+
+def write(path, lines):
+    path.write_text("\n".join([*lines, "END", ""]))
+    return path
+
+
+def pairs(result):
+    return [tuple(pair) for pair in result.contacts.tolist()]
+
+
+@pytest.fixture
+def pdb(tmp_path):
+    return lambda lines: write(tmp_path / "small.pdb", lines)
+
+
+def test_built_in_protein():
+    native = native_2abd()
+    assert native.sequence == NATIVE
+    assert native.length == 86
+    assert native.contacts.shape == (259, 2)
+    assert (np.diff(native.contacts, axis=1) >= 2).all()
+    matrix = native.matrix()
+    assert matrix.dtype == np.uint8
+    assert matrix.sum() == 2 * 259
+    assert (matrix == matrix.T).all()
+    assert native.provenance["cutoff_angstrom"] == 4.0
+    assert "BF00212514" in str(native.provenance["reference"])
+
+
+def test_built_in_protein_is_what_the_coordinates_give():
+    given = os.environ.get("THERMOSPHERE_2ABD_PDB")
+    path = Path(given) if given else ROOT.parent / "shared" / "data" / "2abd_heavy_atoms.pdb"
+    if not path.exists():
+        pytest.skip("the coordinates of 2ABD are not here; name them in THERMOSPHERE_2ABD_PDB")
+    derived = contact_map(path)
+    native = native_2abd()
+    assert derived.sequence == native.sequence
+    assert derived.labels == native.labels
+    assert pairs(derived) == pairs(native)
+    for key, value in derived.provenance.items():
+        if key != "source":
+            assert native.provenance[key] == value
+
+
+def test_against_all_distances_one_by_one(pdb):
+    generator = np.random.default_rng(5)
+    atoms = [(k, generator.uniform(0, 12, 3).round(3)) for k in range(30) for _ in range(k % 4 + 1)]
+    path = pdb([atom("GLY", k + 1, position) for k, position in atoms])
+    for cutoff, separation in ((4.0, 2), (2.5, 1), (6.0, 5)):
+        expected = sorted(
+            {
+                (i, j)
+                for i, first in atoms
+                for j, second in atoms
+                if j - i >= separation and np.linalg.norm(first - second) < cutoff
+            }
+        )
+        assert len(expected) > 5
+        assert pairs(contact_map(path, cutoff=cutoff, min_separation=separation)) == expected
+
+
+def test_cutoff_is_exclusive_and_separation_inclusive(pdb):
+    path = pdb(chain_on_a_line(4, step=2.0))
+    assert pairs(contact_map(path)) == []
+    assert pairs(contact_map(path, cutoff=4.001)) == [(0, 2), (1, 3)]
+    assert pairs(contact_map(path, cutoff=4.001, min_separation=3)) == []
+    assert pairs(contact_map(path, cutoff=2.5, min_separation=1)) == [(0, 1), (1, 2), (2, 3)]
+
+
+@pytest.mark.parametrize("element", ["H", "D"])
+def test_hydrogen_and_deuterium_do_not_count(pdb, element):
+    lines = chain_on_a_line(3, step=3.0)
+    lines.insert(1, atom("ALA", 1, (4.0, 0.0, 0.0), name=f"{element}A", element=element))
+    assert pairs(contact_map(pdb(lines))) == []
+    lines[1] = atom("ALA", 1, (4.0, 0.0, 0.0), name="CB")
+    assert pairs(contact_map(pdb(lines))) == [(0, 2)]
+
+
+def test_alternative_conformations_use_the_highest_occupancy(pdb):
+    near, far = (5.0, 0.0, 0.0), (0.0, 9.0, 0.0)
+
+    def lines(first, second):
+        return [
+            atom("SER", 1, (0.0, 0.0, 0.0)),
+            atom("SER", 1, near, name="CB", altloc="A", occupancy=first),
+            atom("SER", 1, far, name="CB", altloc="B", occupancy=second),
+            *chain_on_a_line(3)[1:],
+        ]
+
+    assert pairs(contact_map(pdb(lines(0.6, 0.4)))) == [(0, 2)]
+    assert pairs(contact_map(pdb(lines(0.4, 0.6)))) == []
+    assert pairs(contact_map(pdb(lines(0.5, 0.5)))) == [(0, 2)]
+
+
+def test_ambiguous_residue_uses_the_highest_occupancy(pdb):
+    lines = chain_on_a_line(3)
+    lines[1:2] = [
+        atom("SER", 2, (3.0, 0.0, 0.0), altloc="A", occupancy=0.3),
+        atom("THR", 2, (3.0, 0.0, 0.0), altloc="B", occupancy=0.7),
+    ]
+    assert contact_map(pdb(lines)).sequence == "ATA"
+
+
+def test_modified_residue_counts_as_its_parent_and_unknown_is_refused(pdb):
+    lines = chain_on_a_line(4)
+    lines[1] = atom("MSE", 2, (3.0, 0.0, 0.0))
+    assert contact_map(pdb(lines)).sequence == "AMAA"
+    lines[1] = atom("UNK", 2, (3.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match=r"residue 2 must be one of the 20 amino acids, got UNK"):
+        contact_map(pdb(lines))
+
+
+def test_missing_residues_are_refused_or_keep_the_true_separation(pdb):
+    # Residues 1 2 3 | 6 7; 3 and 6 touch, and stand three apart.
+    lines = [atom("ALA", number, (3.0 * k, 0.0, 0.0)) for k, number in enumerate((1, 2, 3, 6, 7))]
+    path = pdb(lines)
+    with pytest.raises(ValueError, match=r"residues are missing \(2 between 3 and 6\)"):
+        contact_map(path)
+    found = contact_map(path, gaps=True)
+    assert found.labels == ("1", "2", "3", "6", "7")
+    assert found.provenance["missing_residues"] == 2
+    assert pairs(found) == [(2, 3)]
+    assert pairs(contact_map(path, gaps=True, min_separation=4, cutoff=6.5)) == [(1, 3), (2, 4)]
+
+
+def test_numbers_may_skip_along_a_peptide_bond(pdb):
+    lines = chain_on_a_line(3)[:2]
+    lines += [
+        atom("ALA", 2, (5.0, 0.0, 0.0), name="C"),
+        atom("ALA", 40, (6.3, 0.0, 0.0), name="N", element="N"),
+        atom("ALA", 40, (7.0, 0.0, 0.0)),
+    ]
+    found = contact_map(pdb(lines))
+    assert found.labels == ("1", "2", "40")
+    assert found.provenance["missing_residues"] == 0
+    assert pairs(found) == []  # 2 and 40 touch and are neighbours
+
+
+def test_insertion_codes_are_residues_of_their_own(pdb):
+    lines = [
+        atom("ALA", 52, (0.0, 0.0, 0.0)),
+        atom("GLY", 52, (3.0, 0.0, 0.0), icode="A"),
+        atom("SER", 52, (6.0, 0.0, 0.0), icode="B"),
+        atom("VAL", 53, (9.0, 0.0, 0.0)),
+    ]
+    found = contact_map(pdb(lines), cutoff=6.5)
+    assert found.sequence == "AGSV"
+    assert found.labels == ("52", "52A", "52B", "53")
+    assert pairs(found) == [(0, 2), (1, 3)]
+
+
+def test_numbers_that_fall_without_a_bond_are_refused(pdb):
+    lines = [atom("ALA", number, (3.0 * k, 0, 0)) for k, number in enumerate((5, 6, 2, 3))]
+    with pytest.raises(ValueError, match="got 6 then 2"):
+        contact_map(pdb(lines), gaps=True)
+
+
+def test_choice_of_chain(pdb):
+    lines = [*chain_on_a_line(3), "TER", *chain_on_a_line(5, chain="B"), "TER"]
+    lines += [atom("HOH", 1, (50.0, 0, 0), name="O", chain="W", element="O")]
+    path = pdb(lines)
+    with pytest.raises(ValueError, match="several protein chains, name one of: A, B"):
+        contact_map(path)
+    assert contact_map(path, chain="B").length == 5
+    with pytest.raises(ValueError, match="no protein chain 'W'; its protein chains: A, B"):
+        contact_map(path, chain="W")
+
+
+def test_choice_of_model(pdb):
+    lines = ["MODEL        1", *chain_on_a_line(3), "ENDMDL"]
+    lines += ["MODEL        2", *chain_on_a_line(3, step=1.9), "ENDMDL"]
+    path = pdb(lines)
+    assert pairs(contact_map(path)) == []
+    assert pairs(contact_map(path, model=2)) == [(0, 2)]
+    with pytest.raises(ValueError, match="no model 3; its models: 1, 2"):
+        contact_map(path, model=3)
+
+
+def test_mmcif_counts_missing_residues_by_the_true_sequence(tmp_path):
+    columns = """group_PDB id type_symbol label_atom_id label_alt_id label_comp_id label_asym_id
+        label_entity_id label_seq_id pdbx_PDB_ins_code Cartn_x Cartn_y Cartn_z occupancy
+        B_iso_or_equiv auth_seq_id auth_asym_id pdbx_PDB_model_num"""
+    # Author's numbers 10 11 20 hide nothing between 11 and 20; one residue is missing before 21.
+    numbers = ((1, 10), (2, 11), (3, 20), (5, 21))
+    rows = [
+        f"ATOM {k + 1} C CA . GLY P 1 {seq} ? {3.0 * k} 0 0 1 0 {author} X 1"
+        for k, (seq, author) in enumerate(numbers)
+    ]
+    text = ["data_small", "_entity.id 1", "_entity.type polymer", "_entity_poly.entity_id 1"]
+    text += [
+        "_entity_poly.type 'polypeptide(L)'",
+        "loop_",
+        *(f"_atom_site.{c}" for c in columns.split()),
+    ]
+    path = tmp_path / "small.cif"
+    path.write_text("\n".join(text + rows) + "\n")
+    with pytest.raises(ValueError, match=r"chain X: residues are missing \(1 between 20 and 21\)"):
+        contact_map(path)
+    found = contact_map(path, chain="X", gaps=True)
+    assert found.sequence == "GGGG"
+    assert found.labels == ("10", "11", "20", "21")
+    assert pairs(found) == [(2, 3)]
+
+
+def test_gzipped_file(tmp_path, pdb):
+    path = pdb(chain_on_a_line(4, step=1.9))
+    packed = tmp_path / "small.pdb.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert pairs(contact_map(packed)) == pairs(contact_map(path)) == [(0, 2), (1, 3)]
+
+
+@pytest.mark.parametrize("name", ["small.pdb", "small.cif", "small.txt"])
+@pytest.mark.parametrize("content", [b"", b"no structure\n", bytes(range(256)) * 20])
+def test_a_file_that_is_no_structure(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="contact_map: ") as error:
+        contact_map(path)
+    assert "\n" not in str(error.value)
+    assert name in str(error.value)
+
+
+def test_bad_arguments(tmp_path, pdb):
+    path = pdb(chain_on_a_line(3))
+    for options in ({"cutoff": 0.0}, {"cutoff": float("nan")}, {"min_separation": 0}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            contact_map(path, **options)
+    with pytest.raises(FileNotFoundError):
+        contact_map(tmp_path / "absent.pdb")
+    path = pdb([atom("HOH", 1, (0, 0, 0), name="O", element="O")])
+    with pytest.raises(ValueError, match="no protein chain"):
+        contact_map(path)
+
+
+def test_save_and_load(tmp_path):
+    provenance = {"text": 'quotes " and \\ and Å\x7f', "number": 3, "real": 0.1, "yes": True}
+    saved = ContactMap("ACDE", np.array([[0, 2], [1, 3]]), ("1", "2", "2A", "7"), provenance)
+    path = tmp_path / "map.toml"
+    saved.save(path)
+    loaded = ContactMap.load(path)
+    assert loaded.sequence == saved.sequence
+    assert loaded.labels == saved.labels
+    assert loaded.provenance == saved.provenance
+    assert (loaded.contacts == saved.contacts).all()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["map.toml"]
+    text = path.read_text()
+    for damaged in (
+        text[:60],
+        text.replace("map 1", "map 9"),
+        text.replace("[1, 3]", "[3, 1]"),
+        "",
+    ):
+        path.write_text(damaged)
+        with pytest.raises(ValueError, match="is not a contact map"):
+            ContactMap.load(path)
+
+
+@pytest.mark.parametrize(
+    ("sequence", "contacts", "message"),
+    [
+        ("AXA", [[0, 2]], "site 2"),
+        ("AAA", [[0, 3]], "0..2"),
+        ("AAA", [[2, 0]], "i < j"),
+        ("AAA", [[0, 2], [0, 2]], "none twice"),
+        ("AAA", [[1, 2], [0, 2]], "sorted"),
+        ("AAA", [[0, 1, 2]], r"\(E, 2\)"),
+    ],
+)
+def test_contact_map_refuses_what_does_not_fit(sequence, contacts, message):
+    with pytest.raises(ValueError, match=message):
+        ContactMap(sequence, np.array(contacts))

@@ -1,0 +1,303 @@
+"""Simulated tempering: the exact law on systems small enough to enumerate, and its promises."""
+
+from dataclasses import fields, replace
+from itertools import permutations, product
+
+import numpy as np
+import pytest
+
+from thermosphere.proteins import ladder as ladder_module
+from thermosphere.proteins import tempering
+from thermosphere.proteins.alphabet import encode
+from thermosphere.proteins.potts import energy, interaction_matrix
+from thermosphere.proteins.structure import native_2abd
+from thermosphere.proteins.tempering import TemperingResult, sample_sequences
+
+# Six sites, three states: contacts within a loop, across it, and to a site of degree four.
+SWAP_CONTACTS = np.array([[0, 1], [0, 2], [0, 3], [0, 5], [1, 4], [2, 3], [3, 5]])
+SWAP_NATIVE = np.array([0, 0, 1, 1, 2, 2])
+MUTATION_CONTACTS = np.array([[0, 1], [0, 2], [0, 4], [1, 3], [2, 4]])
+MUTATION_NATIVE = np.zeros(5, dtype=int)
+J3 = interaction_matrix(11, 3)
+
+WALKERS, BLOCKS, PER_BLOCK = 8, 8, 4000
+SEQUENCES = WALKERS * BLOCKS * PER_BLOCK
+
+
+def small_run(moves, **options):
+    contacts, native = (
+        (MUTATION_CONTACTS, MUTATION_NATIVE)
+        if moves == "mutation"
+        else (SWAP_CONTACTS, SWAP_NATIVE)
+    )
+    arguments = {"seed": 5, "sequences": 400, "hot": 6.0, "temperature": 0.6, "harvest_spacing": 3}
+    return sample_sequences(contacts, J3, native, moves=moves, **(arguments | options))
+
+
+def all_sequences(moves):
+    if moves == "swap":
+        return np.array(sorted(set(permutations(SWAP_NATIVE))), dtype=np.uint8)
+    return np.array(list(product(range(3), repeat=5)), dtype=np.uint8)
+
+
+def codes(tokens):
+    """Each sequence as one integer, base 3."""
+    return tokens.astype(np.int64) @ 3 ** np.arange(tokens.shape[-1])
+
+
+def standard_scores(result, shift=0.0):
+    """z of every sequence's frequency at every level, (K, sequences), errors from blocks.
+
+    ``shift`` plants a fault: it multiplies the temperatures that the law is computed for.
+    """
+    states = all_sequences(result.settings["moves"])
+    energies = energy(states, result.contacts, J3)
+    place = np.argsort(codes(states))
+    scores = []
+    for level, temperature in enumerate(result.temperatures * (1.0 + shift)):
+        law = np.exp(-(energies - energies.min()) / temperature)
+        law /= law.sum()
+        found = np.searchsorted(codes(states)[place], codes(result.level_sequences[level]))
+        blocks = place[found].reshape(WALKERS * BLOCKS, PER_BLOCK)
+        frequency = np.stack([(blocks == s).mean(axis=1) for s in range(len(states))])
+        # The naive binomial error bounds the block error from below where a state is never seen.
+        naive = np.sqrt(law * (1 - law) / SEQUENCES)
+        error = np.maximum(frequency.std(axis=1, ddof=1) / np.sqrt(WALKERS * BLOCKS), naive)
+        scores.append((frequency.mean(axis=1) - law) / error)
+    return np.array(scores)
+
+
+@pytest.fixture(scope="module", params=["swap", "mutation"])
+def recorded(request):
+    return small_run(
+        request.param, sequences=SEQUENCES, walkers=WALKERS, record_levels=True, visit=0.5
+    )
+
+
+def test_every_level_follows_the_exact_boltzmann_law(recorded):
+    scores = standard_scores(recorded)
+    levels = len(recorded.temperatures)
+    assert recorded.level_sequences.shape[:2] == (levels, SEQUENCES)
+    assert levels >= 4
+    # Of some 10³ scores a standard normal leaves one in 10³ runs beyond 5; blocks have 63 degrees.
+    assert np.abs(scores).max() < 5.0
+    for level in range(levels):
+        # Mean of z² over m states: 1 − 1/m, spread sqrt(2/m) and more where few states dominate.
+        assert (scores[level] ** 2).mean() < 1.0 + 5.0 * np.sqrt(2.0 / scores.shape[1])
+
+
+def test_the_law_test_sees_a_temperature_off_by_a_tenth(recorded):
+    assert np.abs(standard_scores(recorded, shift=0.1)).max() > 8.0
+
+
+def test_log_partition_function_and_mean_energy(recorded):
+    moves = recorded.settings["moves"]
+    energies = energy(all_sequences(moves), recorded.contacts, J3)
+    runs = [small_run(moves, seed=seed, sequences=2000) for seed in range(8)]
+    for observable in ("log_partition", "mean_energy"):
+        differences = []
+        for run in runs:
+            factors = np.exp(-np.outer(1.0 / run.temperatures, energies))  # (K, states)
+            total = factors.sum(axis=1)
+            mean = (factors * energies).sum(axis=1) / total
+            exact = np.log(total / total[0]) if observable == "log_partition" else mean
+            differences.append(getattr(run, observable)[-1] - exact[-1])
+        z = np.mean(differences) / (np.std(differences, ddof=1) / np.sqrt(len(differences)))
+        assert abs(z) < 5.4  # one in a thousand for Student's t with 7 degrees of freedom
+
+
+def test_frozen_weights_are_thermodynamic_integrals(recorded):
+    energies = energy(all_sequences(recorded.settings["moves"]), recorded.contacts, J3)
+    exact = np.log(np.exp(-np.outer(1.0 / recorded.temperatures, energies)).sum(axis=1))
+    # Learned from 8 × 3200 visits: rough, and need not be better for the law to hold.
+    assert np.abs(recorded.weights + exact - exact[0]).max() < 0.1
+    share = recorded.visits / recorded.visits.sum()
+    assert share.min() > 0.8 / len(share)
+
+
+def test_the_last_recorded_level_is_the_harvest(recorded):
+    assert (recorded.level_sequences[-1] == recorded.sequences).all()
+    assert recorded.temperatures[0] == pytest.approx(6.0, rel=1e-15)
+    assert recorded.temperatures[-1] == pytest.approx(0.6, rel=1e-15)
+    assert (np.diff(recorded.temperatures) < 0).all()
+
+
+@pytest.fixture(scope="module")
+def protein():
+    native = native_2abd()
+    return native, encode(native.sequence), interaction_matrix(0)
+
+
+@pytest.fixture(scope="module")
+def short_run(protein):
+    native, tokens, interactions = protein
+    return sample_sequences(
+        native.contacts, interactions, tokens, seed=1, sequences=60, temperature=3.0, walkers=4
+    )
+
+
+def test_protein_run(short_run, protein):
+    native, tokens, interactions = protein
+    result = short_run
+    assert result.sequences.shape == (60, 86)
+    assert result.sequences.dtype == np.uint8
+    assert (np.sort(result.sequences, axis=1) == np.sort(tokens)).all()
+    assert (result.energies == energy(result.sequences, native.contacts, interactions)).all()
+    assert result.diagnostics["energy_drift"] < 1e-8
+    assert result.diagnostics["distinct_sequences"] == 60
+    assert result.diagnostics["round_trips"] > 0
+    # Neighbouring levels overlap: with Δβ σ = 0.8 and Gaussian energies the exchange is accepted
+    # with probability erfc(0.8 / (2 sqrt 2)) + … ≈ 0.69.
+    assert (result.level_acceptance > 0.5).all()
+    assert (np.diff(result.mean_energy) < 0).all()
+    assert result.walker.tolist() == sorted(list(range(4)) * 15)
+    assert result.warnings == []
+
+
+def same(first, second):
+    return all(
+        np.array_equal(getattr(first, entry.name), getattr(second, entry.name))
+        for entry in fields(TemperingResult)
+    )
+
+
+@pytest.mark.parametrize("moves", ["swap", "mutation"])
+def test_seed_decides_and_threads_do_not(moves):
+    runs = [small_run(moves, threads=threads) for threads in (1, 2, 5)]
+    assert same(runs[0], runs[1])
+    assert same(runs[0], runs[2])
+    other = small_run(moves, seed=6)
+    assert (runs[0].sequences != other.sequences).any()
+
+
+def test_walkers_are_independent_of_each_other():
+    result = small_run("mutation")
+    first, second = (result.sequences[result.walker == index] for index in (0, 1))
+    assert (first != second).any()
+
+
+def test_uneven_quotas():
+    result = small_run("swap", sequences=10, walkers=4)
+    assert np.bincount(result.walker).tolist() == [3, 3, 2, 2]
+    single = small_run("swap", sequences=1, walkers=4)
+    assert single.sequences.shape == (1, 6)
+    assert single.diagnostics["overlap_consecutive"] is None
+    assert single.diagnostics["overlap_random"] is None
+
+
+def test_overlap_diagnostics():
+    result = small_run("swap", walkers=2)
+    tokens = result.sequences
+    consecutive = [
+        (tokens[k] == tokens[k + 1]).mean()
+        for k in range(len(tokens) - 1)
+        if result.walker[k] == result.walker[k + 1]
+    ]
+    assert result.diagnostics["overlap_consecutive"] == pytest.approx(np.mean(consecutive))
+    every = (tokens[:, None] == tokens[None]).mean(axis=2)
+    pairs = every[~np.eye(len(tokens), dtype=bool)]
+    error = pairs.std() / np.sqrt(20_000)
+    assert abs(result.diagnostics["overlap_random"] - pairs.mean()) < 4 * error
+    assert result.diagnostics["overlap_baseline"] == pytest.approx(1 / 3)
+
+
+def test_save_and_load(tmp_path, short_run):
+    path = tmp_path / "sequences.npz"
+    short_run.save(path)
+    assert same(TemperingResult.load(path), short_run)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["sequences.npz"]
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:1000], whole[: len(whole) // 2]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="thermosphere tempering 1 file"):
+            TemperingResult.load(path)
+    path.write_bytes(whole)
+    with pytest.raises(TypeError):
+        replace(short_run, settings={"not for JSON": {1}}).save(path)
+    assert path.read_bytes() == whole
+
+
+def test_progress_bars(capfd):
+    small_run("swap", progress=True)
+    shown = capfd.readouterr().err
+    for word in ("ladder", "weights", "sequences"):
+        assert word in shown
+    small_run("swap")
+    assert capfd.readouterr().err == ""
+
+
+def test_few_round_trips_are_reported(protein):
+    native, tokens, interactions = protein
+    result = sample_sequences(
+        native.contacts,
+        interactions,
+        tokens,
+        seed=1,
+        sequences=2000,
+        temperature=1.0,
+        walkers=2,
+        harvest_spacing=1,
+        visit=0.02,
+    )
+    trips = result.diagnostics["round_trips"]
+    assert 100 * trips < 2000
+    assert f"{trips} round trips for 2000 sequences" in result.warnings[0]
+
+
+def test_a_ladder_that_cannot_reach_the_target(protein, monkeypatch):
+    native, tokens, interactions = protein
+    monkeypatch.setattr(ladder_module, "_MAXIMUM_LEVELS", 4)
+    with pytest.raises(RuntimeError, match="4 levels reach only T = 4") as error:
+        sample_sequences(native.contacts, interactions, tokens, seed=1)
+    assert "\n" not in str(error.value)
+    # One step from T = 20 to T = 1: no walker at 20 ever has an energy fit for 1.
+    with pytest.raises(RuntimeError, match="do not reach T = 1, level 2 of the ladder"):
+        sample_sequences(native.contacts, interactions, tokens, seed=1, level_spacing=20.0)
+
+
+def test_a_target_visited_too_rarely(monkeypatch):
+    monkeypatch.setattr(tempering, "_HARVEST_PATIENCE", 0)
+    monkeypatch.setattr(tempering, "_CHUNK", 1)
+    with pytest.raises(RuntimeError, match="a walker found 0 of 50 sequences in 1 cycles"):
+        small_run("swap")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 7.0}, "hot must be above the target temperature 7.0, got 6.0"),
+        ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
+        ({"temperature": float("nan")}, "temperature must be positive"),
+        ({"hot": float("inf")}, "hot must be above"),
+        ({"moves": "flip"}, "moves must be 'swap' or 'mutation', got 'flip'"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"sequences": 0}, "sequences must be at least 1"),
+        ({"walkers": 0}, "walkers must be at least 1"),
+        ({"threads": 0}, "threads must be at least 1"),
+        ({"harvest_spacing": 0}, "harvest_spacing must be at least 1"),
+        ({"level_spacing": 0.0}, "level_spacing must be positive"),
+        ({"visit": -1.0}, "visit must be positive"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        small_run(**({"moves": "swap"} | options))
+    assert str(error.value).startswith("sample_sequences: ")
+
+
+@pytest.mark.parametrize(
+    ("contacts", "interactions", "native", "message"),
+    [
+        ([[0, 6]], J3, SWAP_NATIVE, "contact sites must be 0..5, got 0..6"),
+        (np.zeros((0, 2), dtype=int), J3, SWAP_NATIVE, "contacts are empty"),
+        ([[0, 1]], J3[:2], SWAP_NATIVE, r"interactions must be \(q, q\)"),
+        ([[0, 1]], np.triu(J3), SWAP_NATIVE, "interactions must be symmetric"),
+        ([[0, 1]], J3, SWAP_NATIVE + 1, r"native must be 0\.\.2, got 1\.\.3"),
+        ([[0, 1]], J3, SWAP_NATIVE.astype(float), "native must be integers"),
+        ([[0, 1]], J3, np.zeros(6, dtype=int), "swaps need two kinds of residue"),
+        ([[0, 1]], J3, [1], r"native must be \(n,\), n > 1"),
+    ],
+)
+def test_bad_system(contacts, interactions, native, message):
+    with pytest.raises(ValueError, match=message):
+        sample_sequences(contacts, interactions, native, seed=0)

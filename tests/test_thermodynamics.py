@@ -1,0 +1,239 @@
+"""Averages, specific heat and equilibration of synthetic ladders with known answers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from thermosphere.analysis.thermodynamics import (
+    EquilibrationRule,
+    kept_draws,
+    peak_temperature,
+    slope,
+    thermodynamics,
+)
+
+SEED = 7
+NORM2 = 100.0
+
+
+def gaussian_ladder(
+    temperatures: list[float], *, chains: int = 2, draws: int = 400, heat: float = 500.0
+) -> xr.Dataset:
+    """Energies of `heat`·2 harmonic modes: ⟨U⟩ = 0.5 + heat·T, Var U = heat·T², so C = heat."""
+    generator = np.random.default_rng(SEED)
+    ladder = np.repeat(temperatures, chains)
+    noise = generator.normal(size=(ladder.size, draws))
+    for draw in range(1, draws):
+        noise[:, draw] = 0.5 * noise[:, draw - 1] + math.sqrt(0.75) * noise[:, draw]
+    loss = 0.5 + heat * ladder[:, None] + math.sqrt(heat) * ladder[:, None] * noise
+    kinetic = ladder[:, None] * (1.0 + 0.01 * generator.normal(size=loss.shape))
+    distance2 = NORM2 * (0.5 + 0.01 * generator.normal(size=loss.shape))
+    return xr.Dataset(
+        {
+            "train_loss": (("chain", "draw"), loss),
+            "test_error": (("chain", "draw"), 0.3 + 0.01 * noise),
+            "distance2": (("chain", "draw"), distance2),
+            "kinetic_temperature": (("chain", "draw"), kinetic),
+        },
+        coords={
+            "temperature": ("chain", ladder),
+            "start": ("chain", np.tile(np.arange(chains), len(temperatures))),
+            "move": ("draw", 10 * np.arange(draws)),
+        },
+        attrs={"norm2": NORM2},
+    )
+
+
+LADDER = [1e-4, 2e-4, 4e-4, 8e-4]
+
+
+def test_known_means_and_specific_heat() -> None:
+    table = thermodynamics(gaussian_ladder(LADDER))
+    assert table["temperature"].values.tolist() == LADDER
+    z = (table["train_loss"] - 0.5 - 500.0 * table["temperature"]) / table["train_loss_error"]
+    assert np.abs(z).max() < 4.0
+    z = (table["specific_heat"] - 500.0) / table["specific_heat_error"]
+    assert np.abs(z).max() < 4.0
+    # 400 draws with an autocorrelation time of 3: the error of a variance is about √(2·3/400).
+    relative = (table["specific_heat_error"] / table["specific_heat"]).values
+    assert np.all((relative > 0.04) & (relative < 0.3))
+    assert np.all(np.abs(table["kinetic_ratio"] - 1.0) < 5 * table["kinetic_ratio_error"])
+    assert table["distance"].values == pytest.approx([0.5] * 4, abs=0.01)
+    assert table["equilibrated"].values.all()
+    assert (table["reason"].values == "").all()
+    assert table["chains"].values.tolist() == [2] * 4
+    assert table["draws"].values.tolist() == [200] * 4
+
+
+def test_slope_equals_specific_heat_in_equilibrium() -> None:
+    temperatures = np.geomspace(1e-4, 2e-4, 6).tolist()
+    table = thermodynamics(gaussian_ladder(temperatures))
+    # Curvature of U(ln T) biases a difference over the spacing h = 0.14 by about h²/6.
+    bias = 500.0 * 0.14 * np.array([0.5, 0.05, 0.05, 0.05, 0.05, 0.5])
+    difference = np.abs(table["loss_slope"].values - 500.0)
+    assert np.all(difference < 4 * table["loss_slope_error"].values + bias)
+
+
+def test_slope_is_linear_with_propagated_errors() -> None:
+    temperature = np.array([1.0, 2.0, 4.0, 8.0])
+    logarithm, error = slope(temperature, 3.0 * np.log(temperature), np.full(4, 0.1))
+    assert logarithm == pytest.approx(3.0 / temperature, rel=1e-12)
+    # Inner points: (m₊ − m₋)/(2 ln 2 T); ends: (m₁ − m₀)/(ln 2 T).
+    spacing = math.log(2.0)
+    per_log = np.array([1 / spacing, 0.5 / spacing, 0.5 / spacing, 1 / spacing])
+    assert error == pytest.approx(0.1 * math.sqrt(2.0) * per_log / temperature, rel=1e-12)
+
+
+def test_slope_skips_unknown_means() -> None:
+    temperature = np.array([1.0, 2.0, 4.0])
+    derivative, _ = slope(temperature, np.array([0.0, np.nan, 2.0]), np.full(3, 0.1))
+    assert math.isnan(derivative[1])
+    assert derivative[0] == pytest.approx(2.0 / math.log(4.0))
+    alone, _ = slope(temperature, np.array([0.0, np.nan, np.nan]), np.full(3, 0.1))
+    assert np.isnan(alone).all()
+
+
+def test_planted_drift_is_found_and_named() -> None:
+    samples = gaussian_ladder(LADDER)
+    spread = samples["train_loss"][0].values.std()
+    samples["train_loss"][:2] += 4.0 * spread * np.linspace(1.0, 0.0, 400)
+    table = thermodynamics(samples)
+    assert table["equilibrated"].values.tolist() == [False, True, True, True]
+    assert table["drift"].values[0] < -3.0
+    assert "still falling" in str(table["reason"].values[0])
+
+
+def test_stationary_ladders_pass() -> None:
+    # 40 temperatures in equilibrium with 200 kept draws: three standard deviations reject 0.3 %.
+    table = thermodynamics(gaussian_ladder(np.geomspace(1e-5, 1e-2, 40).tolist()))
+    assert table["equilibrated"].values.sum() >= 39
+
+
+def test_disagreeing_chains_are_found() -> None:
+    samples = gaussian_ladder(LADDER)
+    samples["train_loss"][1] += 5.0 * samples["train_loss"][1].values.std()
+    table = thermodynamics(samples)
+    assert not table["equilibrated"].values[0]
+    assert "disagree" in str(table["reason"].values[0])
+
+
+def test_chains_that_never_left_their_start_are_found() -> None:
+    samples = gaussian_ladder(LADDER)
+    samples["distance2"][:2] = 0.002 * NORM2
+    table = thermodynamics(samples)
+    assert "hardly left their start" in str(table["reason"].values[0])
+    assert thermodynamics(samples, rule=EquilibrationRule(min_distance=0.0))["equilibrated"].all()
+
+
+def test_frozen_loss_is_found() -> None:
+    samples = gaussian_ladder(LADDER)
+    samples["train_loss"][:2] = 0.25
+    table = thermodynamics(samples)
+    assert "never changed" in str(table["reason"].values[0])
+    assert table["specific_heat"].values[0] == 0.0
+
+
+def test_weights_that_wander_are_noted_but_do_not_spoil_the_loss() -> None:
+    samples = gaussian_ladder(LADDER)
+    samples["distance2"][:2] += NORM2 * np.linspace(0.0, 0.5, 400)
+    table = thermodynamics(samples)
+    assert table["equilibrated"].values[0]
+    assert "still move away" in str(table["note"].values[0])
+    assert str(table["note"].values[1]) == ""
+
+
+def test_unwritten_draws_are_left_out() -> None:
+    samples = gaussian_ladder(LADDER)
+    full = thermodynamics(samples.isel(draw=slice(0, 300)))
+    samples["train_loss"][:, 300:] = np.nan
+    cut = thermodynamics(samples)
+    assert cut["draws"].values.tolist() == [150] * 4
+    assert cut["train_loss"].values.tolist() == full["train_loss"].values.tolist()
+
+
+def test_a_chain_that_stopped_early_is_left_out_and_reported() -> None:
+    samples = gaussian_ladder(LADDER)
+    samples["train_loss"][1, 50:] = np.nan
+    table = thermodynamics(samples)
+    assert table["chains"].values.tolist() == [1, 2, 2, 2]
+    assert "1 of 2 chains stopped early" in str(table["reason"].values[0])
+
+
+def test_observables_measured_more_rarely_than_the_loss() -> None:
+    samples = gaussian_ladder(LADDER)
+    samples["test_error"][:, 1::2] = np.nan
+    table = thermodynamics(samples)
+    assert np.all(np.isfinite(table["test_error"].values))
+    assert table["draws"].values.tolist() == [200] * 4
+
+
+@pytest.mark.parametrize("draws", [0, 1, 3, 5, 12])
+def test_few_draws_are_not_equilibrated_and_do_not_crash(draws: int) -> None:
+    samples = gaussian_ladder(LADDER)
+    for name in samples.data_vars:
+        samples[name][:, draws:] = np.nan
+    table = thermodynamics(samples)
+    assert not table["equilibrated"].values.any()
+    assert all("too few" in str(reason) for reason in table["reason"].values)
+    if draws == 0:
+        assert math.isnan(table.attrs["peak_temperature"])
+
+
+def test_one_chain_and_one_temperature() -> None:
+    table = thermodynamics(gaussian_ladder([1e-4], chains=1))
+    assert table["equilibrated"].values.all()
+    assert np.isnan(table["loss_slope"].values).all()
+    assert table.attrs["peak_temperature"] == 1e-4
+    assert "only 1 temperature" in table.attrs["peak_caveat"]
+
+
+def test_automatic_burn_in_keeps_more_of_a_stationary_run() -> None:
+    samples = gaussian_ladder(LADDER)
+    assert thermodynamics(samples, burn_in="auto")["draws"].values.mean() > 250
+
+
+def test_peak_temperature_ignores_what_is_not_equilibrated() -> None:
+    temperature = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    heat = np.array([9.0, 1.0, 3.0, 2.0, np.nan])
+    equilibrated = np.array([False, True, True, True, True])
+    assert peak_temperature(temperature, heat, equilibrated) == (3.0, "")
+    peak, caveat = peak_temperature(temperature, heat, np.zeros(5, bool))
+    assert peak == 1.0
+    assert "no temperature is equilibrated" in caveat
+    assert "lower end" in caveat
+    peak, caveat = peak_temperature(temperature, -heat, equilibrated)
+    assert peak == 2.0
+    assert "lower end" in caveat
+
+
+def test_kept_draws_index_the_samples() -> None:
+    kept = kept_draws(gaussian_ladder(LADDER), 2e-4, burn_in=0.25)
+    assert kept.chains.tolist() == [2, 3]
+    assert kept.draws.tolist() == list(range(100, 400))
+    assert kept.dropped_chains == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"burn_in": 1.0}, r"burn_in must be in \[0, 1\)"),
+        ({"burn_in": "some"}, r"burn_in must be in \[0, 1\)"),
+        ({"temperature": 3e-4}, "no chain has temperature 0.0003"),
+    ],
+)
+def test_kept_draws_refuses_bad_input(change: dict, message: str) -> None:
+    arguments = {"temperature": 1e-4, "burn_in": 0.5} | change
+    with pytest.raises(ValueError, match=message):
+        kept_draws(gaussian_ladder(LADDER), **arguments)
+
+
+def test_missing_loss_and_negative_temperature_are_refused() -> None:
+    samples = gaussian_ladder(LADDER)
+    with pytest.raises(ValueError, match="samples must hold 'train_loss'"):
+        thermodynamics(samples.drop_vars("train_loss"))
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        thermodynamics(samples.assign_coords(temperature=-samples["temperature"]))
