@@ -194,10 +194,3 @@ def step_bounds(problem: Problem, noise: torch.Tensor) -> Stepped:
         1.01 * multiplier_error[:, 0],
         torch.zeros(w.shape[0]),
     )
-
-
-def worst(got: torch.Tensor, expected: torch.Tensor, bound: torch.Tensor) -> float:
-    """Largest error in units of its bound; infinite for a NaN or where no error is allowed."""
-    error = (got.double() - expected).abs()
-    ratio = torch.where(error == 0, 0.0, error / bound)
-    return float(ratio.nan_to_num(nan=torch.inf, posinf=torch.inf).max())
