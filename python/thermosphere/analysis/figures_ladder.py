@@ -294,8 +294,7 @@ def _temperature_axis(axes: Axes, tables: Mapping[str, xr.Dataset], relative: bo
     axes.set_xlabel("temperature T/T*" if relative else "temperature T (nats)")
     # A T* found among drifting chains is no transition: it gets no line.
     peaks = [
-        _peak(table) if bool(table["equilibrated"].any()) else math.nan
-        for table in tables.values()
+        _peak(table) if bool(table["equilibrated"].any()) else math.nan for table in tables.values()
     ]
     for index, peak in enumerate(peaks):
         if relative or not math.isfinite(peak):
