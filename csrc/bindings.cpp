@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "encoder_gradient.h"
 #include "isa.h"
 #include "langevin_step.h"
 #include "minibatch.h"
@@ -153,4 +154,44 @@ PYBIND11_MODULE(_core, m) {
       py::arg("gradient"), py::arg("inverse_masses"), py::arg("noise_scales"), py::arg("full_momenta"),
       py::arg("partial_sums"), py::arg("coefficients"), py::arg("metric"), py::arg("kinetic_energy"),
       py::arg("chain_ids"), py::arg("seed"), py::arg("step"), py::arg("threads"));
+
+  m.def(
+      "encoder_work_floats",
+      [](std::array<int, 5> shape, int64_t chains, bool gradient) {
+        return ts::encoder_work_floats({shape[0], shape[1], shape[2], shape[3], shape[4]}, chains, gradient);
+      },
+      py::kw_only(), py::arg("shape"), py::arg("chains"), py::arg("gradient"));
+
+  m.def(
+      "encoder_gradient",
+      [](std::array<int, 5> shape, int64_t sequences, uintptr_t tokens, uintptr_t first, uintptr_t site,
+         uintptr_t target, uintptr_t code_embedding, uintptr_t code_hidden, int64_t chains,
+         int64_t parameters, int64_t batch, uintptr_t weights, uintptr_t indices, uintptr_t example_weights,
+         uintptr_t gradient, uintptr_t losses, uintptr_t errors, uintptr_t work, int threads) {
+        const py::gil_scoped_release release;
+        ts::encoder_gradient({.shape = {shape[0], shape[1], shape[2], shape[3], shape[4]},
+                              .set = {.count = sequences,
+                                      .tokens = address<const uint8_t>(tokens),
+                                      .first = address<const int64_t>(first),
+                                      .site = address<const int32_t>(site),
+                                      .target = address<const int32_t>(target)},
+                              .codes = {.embedding = address<const float>(code_embedding),
+                                        .hidden = address<const float>(code_hidden)},
+                              .chains = chains,
+                              .parameters = parameters,
+                              .batch = batch,
+                              .weights = address<const float>(weights),
+                              .indices = address<const int64_t>(indices),
+                              .example_weights = address<const float>(example_weights),
+                              .gradient = address<float>(gradient),
+                              .losses = address<double>(losses),
+                              .errors = address<double>(errors),
+                              .work = address<float>(work)},
+                             threads);
+      },
+      py::kw_only(), py::arg("shape"), py::arg("sequences"), py::arg("tokens"), py::arg("first"),
+      py::arg("site"), py::arg("target"), py::arg("code_embedding"), py::arg("code_hidden"),
+      py::arg("chains"), py::arg("parameters"), py::arg("batch"), py::arg("weights"), py::arg("indices"),
+      py::arg("example_weights"), py::arg("gradient"), py::arg("losses"), py::arg("errors"), py::arg("work"),
+      py::arg("threads"));
 }

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "encoder_layout.h"
 #include "langevin_step_kernel.h"
 
 namespace thermosphere {
@@ -13,5 +14,6 @@ std::vector<std::string> isa_available();  // worst first
 std::string isa_chosen();
 void isa_choose(const std::string& name);  // throws std::invalid_argument
 const LangevinStepKernels& langevin_step_kernels();
+const EncoderKernels& encoder_kernels();
 
 }  // namespace thermosphere

@@ -330,3 +330,42 @@ def test_rows_without_weight_cost_nothing_and_count_nothing() -> None:
 def test_deep_copied_module_keeps_working() -> None:
     module = copy.deepcopy(as_module(TOYS[0]))
     assert isinstance(ModulePotential(module, squared_error, torch.zeros(2, 3)), ModulePotential)
+
+
+@pytest.mark.parametrize("name", ["tf1", "tf1-small", "tf4-small"])
+def test_backends_agree_and_are_named(name: str) -> None:
+    model = named_model(name, length=12)
+    data = sequences(count=20, length=12)
+    weights = weights_of(model).float()
+    auto = MaskedLanguagePotential(model, data)
+    fused = MaskedLanguagePotential(model, data, backend="fused")
+    plain = MaskedLanguagePotential(model, data, backend="autograd")
+    assert (auto.backend, fused.backend, plain.backend) == ("fused", "fused", "autograd")
+    batch = Minibatch(
+        torch.arange(20).expand(len(weights), -1), torch.full((len(weights), 20), 0.05)
+    )
+    assert_same_bits(auto(weights, batch)[1], fused(weights, batch)[1])
+    expected = plain(weights.double(), batch)[1]
+    operations = model.blocks * (12 + model.embedding + model.hidden)  # type: ignore[union-attr]
+    bound = error_bound(expected, operations=operations, dtype=torch.float32)
+    assert_close(fused(weights, batch)[1], expected, bound, "fused")
+    assert_close(plain(weights, batch)[1], expected, bound, "autograd")
+    for got, wanted in zip(fused.evaluate(weights), plain.evaluate(weights.double()), strict=True):
+        assert_close(got, wanted, 1e-5)
+
+
+def test_a_required_backend_never_gives_way() -> None:
+    data = sequences(length=12)
+    with pytest.raises(ValueError, match="does not serve ff: it covers transformers, not FeedForw"):
+        MaskedLanguagePotential(named_model("ff", length=12), data, backend="fused")
+    with pytest.raises(ValueError, match="backend must be one of auto, fused, autograd, got 'gpu'"):
+        MaskedLanguagePotential(named_model("tf1", length=12), data, backend="gpu")
+    model = named_model("tf1-small", length=12)
+    fused = MaskedLanguagePotential(model, data, backend="fused")
+    with pytest.raises(
+        ValueError, match=r"needs float32 weights and no dropout, got torch.float64"
+    ):
+        fused(weights_of(model).double())
+    with pytest.raises(ValueError, match=r"and dropout 0.5"):
+        fused.gradient(weights_of(model).float(), dropout=0.5, generator=torch.Generator())
+    assert MaskedLanguagePotential(named_model("ff", length=12), data).backend == "autograd"

@@ -71,3 +71,26 @@ def langevin_momenta(
     step: int,
     threads: int,
 ) -> None: ...
+def encoder_work_floats(*, shape: Sequence[int], chains: int, gradient: bool) -> int: ...
+def encoder_gradient(
+    *,
+    shape: Sequence[int],
+    sequences: int,
+    tokens: int,
+    first: int,
+    site: int,
+    target: int,
+    code_embedding: int,
+    code_hidden: int,
+    chains: int,
+    parameters: int,
+    batch: int,
+    weights: int,
+    indices: int,
+    example_weights: int,
+    gradient: int,
+    losses: int,
+    errors: int,
+    work: int,
+    threads: int,
+) -> None: ...

@@ -25,7 +25,7 @@ def doctor() -> list[tuple[str, str]]:
             f"{_core.isa_chosen()} (available: {', '.join(_core.isa_available())})",
         ),
         ("threads", f"{torch.get_num_threads()} ({_core.parallel_backend()})"),
-        ("gradient", "PyTorch autograd on the CPU"),
+        ("gradient", "fused C++ for transformers on the CPU, PyTorch autograd for the rest"),
         ("step", "fused C++ on the CPU"),
         ("CUDA in the extension", _cuda(build)),
         ("CUDA in torch", _torch_cuda()),

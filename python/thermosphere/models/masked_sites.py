@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from thermosphere.models.rows import Rows
+from thermosphere.ops.encoder_gradient import EncoderData
 from thermosphere.proteins.alphabet import MASK
 from thermosphere.proteins.dataset import MaskedSequences
 
@@ -31,7 +32,10 @@ class MaskedSites:
         truth = torch.from_numpy(sequences.tokens).to(device=device, dtype=torch.int64)
         if len(sequences) == 0:
             raise ValueError("MaskedSites: sequences must not be empty, got 0")
+        self.masked = masked  # (S, n) bool
+        self.truth = truth  # (S, n) int64
         self.inputs = truth.masked_fill(masked, MASK)  # (S, n) int64
+        self.encoded: dict[tuple[int, int], EncoderData] = {}  # models/fused.py's, by (d, m)
         self.count = masked.sum(dim=1)  # (S,) int64
         width = int(self.count.max())
         order = torch.argsort((~masked).to(torch.uint8), dim=1, stable=True)

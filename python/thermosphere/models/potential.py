@@ -8,9 +8,12 @@ from typing import Protocol
 import torch
 from torch.nn import functional
 
+from thermosphere.models.fused import chosen_backend, encoder_shape, fused_data
 from thermosphere.models.layout import Layout
 from thermosphere.models.masked_sites import MaskedBatch, MaskedSites
 from thermosphere.models.named import Model
+from thermosphere.models.transformer import Transformer
+from thermosphere.ops.encoder_gradient import EncoderWorkspace, encoder_gradient
 from thermosphere.ops.minibatch import Minibatch
 from thermosphere.proteins.dataset import MaskedSequences
 
@@ -54,6 +57,7 @@ class MaskedLanguagePotential:
         *,
         chunk: int = 512,
         device: torch.device | str = "cpu",
+        backend: str = "auto",
     ) -> None:
         if sequences.length != model.length:
             raise ValueError(
@@ -65,6 +69,9 @@ class MaskedLanguagePotential:
         self.model = model
         self.sites = as_sites(sequences, device)
         self.chunk = chunk
+        self.backend = chosen_backend("MaskedLanguagePotential", backend, model, device)
+        self.required = backend == "fused"  # then a call it does not cover is an error
+        self._workspace = EncoderWorkspace()
 
     @property
     def parameters(self) -> int:
@@ -99,6 +106,19 @@ class MaskedLanguagePotential:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`__call__`, with dropout for training."""
         check_weights("MaskedLanguagePotential", weights, self.parameters)
+        if self._serves(weights, dropout):
+            assert isinstance(self.model, Transformer)
+            if batch is not None:
+                batch = type(batch)(batch.indices.contiguous(), batch.weights.float().contiguous())
+            result = encoder_gradient(
+                encoder_shape(self.model),
+                fused_data(self.model, self.sites),
+                weights.detach().contiguous(),
+                batch,
+                workspace=self._workspace,
+            )
+            assert result.gradient is not None
+            return result.losses.to(weights.dtype), result.gradient
         indices, shares = full_or_given(weights, batch, self.examples)
         losses = weights.new_zeros(len(weights))
         gradient = torch.zeros_like(weights)
@@ -128,8 +148,25 @@ class MaskedLanguagePotential:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`evaluate` of this model on `sequences` (its own if not given)."""
         return evaluate(
-            self.model, weights, self.sites if sequences is None else sequences, chunk=self.chunk
+            self.model,
+            weights,
+            self.sites if sequences is None else sequences,
+            chunk=self.chunk,
+            backend=self.backend if weights.dtype == torch.float32 else "autograd",
         )
+
+    def _serves(self, weights: torch.Tensor, dropout: float) -> bool:
+        """Whether the fused kernel does this call. ValueError where it must and cannot."""
+        if self.backend != "fused":
+            return False
+        if weights.dtype == torch.float32 and dropout == 0.0:
+            return True
+        if self.required:
+            raise ValueError(
+                "MaskedLanguagePotential: backend 'fused' needs float32 weights and no dropout, "
+                f"got {weights.dtype} and dropout {dropout}"
+            )
+        return False
 
 
 @torch.no_grad()
@@ -139,17 +176,30 @@ def evaluate(
     sequences: MaskedSequences | MaskedSites,
     *,
     chunk: int = 512,
+    backend: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses and errors on a whole set, no gradient: (losses (C,), errors (C,)), float64.
 
     Error = mean over sequences of the fraction of masked sites whose most likely residue is wrong
-    (arXiv 2603.29529, Eq. 29-30). Pass a `MaskedSites` to spare its preparation in repeated calls.
+    (arXiv 2603.29529, Eq. 29-30). `backend` as for `MaskedLanguagePotential`. Pass a `MaskedSites`
+    to spare its preparation in repeated calls.
     ValueError for shapes that do not fit the model.
     """
     check_weights("evaluate", weights, model.layout.size)
     sites = as_sites(sequences, weights.device)
     if sites.length != model.length:
         raise ValueError(f"evaluate: sequences must have {model.length} sites, got {sites.length}")
+    if chosen_backend("evaluate", backend, model, weights.device) == "fused" and (
+        weights.dtype == torch.float32 or backend == "fused"
+    ):
+        assert isinstance(model, Transformer)
+        result = encoder_gradient(
+            encoder_shape(model),
+            fused_data(model, sites),
+            weights.detach().contiguous(),
+            with_gradient=False,
+        )
+        return result.losses, result.errors
     indices, shares = full_or_given(weights, None, len(sites))
     losses = torch.zeros(len(weights), dtype=torch.float64, device=weights.device)
     errors = torch.zeros_like(losses)

@@ -199,7 +199,11 @@ class Run:
             references = References.load(self._needs(f"{name}/references.safetensors", "train"))
             sample_model(
                 directory,
-                MaskedLanguagePotential(named_model(name, length=data.length), data.train),
+                MaskedLanguagePotential(
+                    named_model(name, length=data.length),
+                    data.train,
+                    backend=settings.sampling.backend,
+                ),
                 data,
                 references,
                 settings.sampling,

@@ -85,6 +85,7 @@ def sample_model(
             attributes={
                 "layout": potential.layout.to_json(),
                 "model": json.dumps({"name": potential.model.name, "length": data.length}),
+                "backend": potential.backend,
                 "norm2": norm2,
                 "config": config,
             },
@@ -97,7 +98,7 @@ def sample_model(
     bar = tqdm(
         total=settings.draws * settings.moves_per_draw,
         initial=done * settings.moves_per_draw,
-        desc=f"sampling {potential.model.name}, {chains} chains",
+        desc=f"sampling {potential.model.name}, {chains} chains, {potential.backend} gradient",
         unit="move",
         disable=not progress,
     )

@@ -1,0 +1,52 @@
+// Loss and gradient of a whole masked language model over a flat weight vector, for many chains; plain
+// structs only.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace thermosphere {
+
+constexpr int encoder_blocks_max = 16;
+
+// L blocks, embedding d, hidden m, length n, V tokens; the flat vector is in the order of
+// models/transformer.py.
+struct TransformerShape {
+  int blocks, embedding, hidden, length, tokens;
+};
+
+// A masked sequence set. Sequence s has the masked sites site[first[s] … first[s + 1]), each with its true
+// residue.
+struct SequenceSet {
+  int64_t count;
+  const uint8_t* tokens;  // (S, n), the mask token at masked sites
+  const int64_t* first;   // (S + 1)
+  const int32_t* site;
+  const int32_t* target;
+};
+
+// Positional codes, rows padded to 16 floats: (n, d) and (n, m).
+struct PositionalCodes {
+  const float* embedding;
+  const float* hidden;
+};
+
+struct EncoderCall {
+  TransformerShape shape;
+  SequenceSet set;
+  PositionalCodes codes;
+  int64_t chains, parameters, batch;
+  const float* weights;          // (C, N)
+  const int64_t* indices;        // (C, B), or null: every chain takes sequences 0 … B - 1
+  const float* example_weights;  // (C, B), or null: 1/B each
+  float* gradient;               // (C, N) out, or null: forward only
+  double* losses;                // (C) out
+  double* errors;                // (C) out: weighted share of masked sites predicted wrong
+  float* work;                   // encoder_work_floats(...) floats, 64-byte aligned
+};
+
+// Scratch of a call for all chains: packed weights and the groups' partial gradients.
+int64_t encoder_work_floats(const TransformerShape& shape, int64_t chains, bool gradient);
+void encoder_gradient(const EncoderCall& call, int threads);
+
+}  // namespace thermosphere

@@ -1,0 +1,110 @@
+// C (M×N) = or += A (M×K) · B (K×N) in float32, for the small odd shapes of short sequences.
+//
+// One tile keeps up to `tile_rows` rows × 2 vectors of C in registers while it runs down K: per k two loads
+// of B and one broadcast of A a row. AVX-512 has 32 registers: 14 × 2 accumulators + 2 of B + a broadcast
+// from memory; AVX2 and SSE have 16: 6 × 2 + 2 + 1. 14 × 2 independent chains cover the 4 cycles of an FMA at
+// two a cycle three times over. Rows are divided evenly among the tiles (86 = 2 × 13 + 5 × 12, not 6 × 14 +
+// 2): a short last tile would run at the latency of its few chains.
+//
+// A is addressed by two strides, so A and Aᵀ cost the same. N must be a multiple of 16, which every buffer is
+// padded to.
+#pragma once
+
+#include <stddef.h>
+
+#include "vector_math.h"
+
+namespace thermosphere {
+namespace {
+
+constexpr int padding = 16;  // every row of a matrix is padded to this many floats
+constexpr int panel = 2 * lanes;
+constexpr int tile_rows = lanes == 16 ? 14 : 6;
+
+constexpr int padded(int size) { return (size + padding - 1) / padding * padding; }
+
+// Row i, column k at data[i * row + k * column].
+struct Left {
+  const float* data;
+  ptrdiff_t row, column;
+};
+
+// Row k at data[k * row]; columns contiguous. A panel of 32 columns starts `next` floats after the one
+// before: 32 in a plain matrix, 32 K where the panels were packed one after another (power-of-two rows would
+// share few cache sets).
+struct Right {
+  const float* data;
+  ptrdiff_t row;
+  ptrdiff_t next32;
+};
+
+template <int rows, int vectors, bool accumulate>
+static __attribute__((noinline)) void tile(int depth, const float* a, ptrdiff_t row, ptrdiff_t column,
+                                           const float* b, ptrdiff_t b_row, float* c, ptrdiff_t c_row) {
+  Vec sums[rows][vectors];
+  for (int i = 0; i < rows; ++i)
+    for (int j = 0; j < vectors; ++j) sums[i][j] = accumulate ? load(c + i * c_row + j * lanes) : Vec{};
+  for (int k = 0; k < depth; ++k) {
+    Vec right[vectors];
+    for (int j = 0; j < vectors; ++j) right[j] = load(b + j * lanes);
+    for (int i = 0; i < rows; ++i)
+      for (int j = 0; j < vectors; ++j) sums[i][j] += right[j] * a[i * row];
+    a += column;
+    b += b_row;
+  }
+  for (int i = 0; i < rows; ++i)
+    for (int j = 0; j < vectors; ++j) store(c + i * c_row + j * lanes, sums[i][j]);
+}
+
+using Tile = void (*)(int, const float*, ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, float*, ptrdiff_t);
+
+template <int vectors, bool accumulate>
+constexpr Tile tiles[15] = {nullptr,
+                            tile<1, vectors, accumulate>,
+                            tile<2, vectors, accumulate>,
+                            tile<3, vectors, accumulate>,
+                            tile<4, vectors, accumulate>,
+                            tile<5, vectors, accumulate>,
+                            tile<6, vectors, accumulate>,
+#if defined(__AVX512F__)
+                            tile<7, vectors, accumulate>,
+                            tile<8, vectors, accumulate>,
+                            tile<9, vectors, accumulate>,
+                            tile<10, vectors, accumulate>,
+                            tile<11, vectors, accumulate>,
+                            tile<12, vectors, accumulate>,
+                            tile<13, vectors, accumulate>,
+                            tile<14, vectors, accumulate>
+#endif
+};
+
+template <bool accumulate>
+static void gemm(int m, int n, int k, Left a, Right b, float* c, ptrdiff_t c_row) {
+  if (m <= 0) return;
+  const int tall = (m + tile_rows - 1) / tile_rows;
+  for (int column = 0; column < n;) {
+    const bool wide = column + panel <= n;
+    const float* right = b.data + (column / 32) * b.next32 + column % 32;
+    for (int t = 0; t < tall; ++t) {
+      const int first = m * t / tall, last = m * (t + 1) / tall;
+      const Tile run = wide ? tiles<2, accumulate>[last - first] : tiles<1, accumulate>[last - first];
+      run(k, a.data + first * a.row, a.row, a.column, right, b.row, c + first * c_row + column, c_row);
+    }
+    column += wide ? panel : lanes;
+  }
+}
+
+// C = A B and C += A B.
+THERMOSPHERE_ALWAYS void multiply(int m, int n, int k, Left a, Right b, float* c, ptrdiff_t c_row) {
+  gemm<false>(m, n, k, a, b, c, c_row);
+}
+THERMOSPHERE_ALWAYS void multiply_add(int m, int n, int k, Left a, Right b, float* c, ptrdiff_t c_row) {
+  gemm<true>(m, n, k, a, b, c, c_row);
+}
+
+THERMOSPHERE_ALWAYS Left rows_of(const float* data, ptrdiff_t row) { return Left{data, row, 1}; }
+THERMOSPHERE_ALWAYS Left transposed(const float* data, ptrdiff_t row) { return Left{data, 1, row}; }
+THERMOSPHERE_ALWAYS Right plain(const float* data, ptrdiff_t row) { return Right{data, row, 32}; }
+
+}  // namespace
+}  // namespace thermosphere

@@ -1,0 +1,84 @@
+"""The transformer's loss as SPEC §2 writes it, sequence by sequence, every row of every block;
+gradient by autograd.
+
+Works in the dtype of the weights; nothing compiled, nothing shared with models/ or with the kernel.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from thermosphere.ops.encoder_gradient import EncoderData, EncoderResult, EncoderShape
+from thermosphere.ops.minibatch import Minibatch
+
+
+def encoder_gradient_ref(
+    shape: EncoderShape, data: EncoderData, weights: torch.Tensor, batch: Minibatch | None = None
+) -> EncoderResult:
+    """Arguments and result of encoder_gradient, the gradient in the dtype of ``weights`` (C, N)."""
+    sequences = len(data.tokens)
+    losses, errors, gradients = [], [], []
+    for chain, row in enumerate(weights):
+        w = row.detach().clone().requires_grad_()
+        if batch is None:
+            chosen = [(s, 1.0 / sequences) for s in range(sequences)]
+        else:
+            pairs = zip(batch.indices[chain].tolist(), batch.weights[chain].tolist(), strict=True)
+            chosen = [(s, share) for s, share in pairs if share != 0.0]
+        loss, error = w.new_zeros(()), 0.0
+        for s, share in chosen:
+            first, last = int(data.first[s]), int(data.first[s + 1])
+            site = data.site[first:last].long()
+            target = data.target[first:last].long()
+            logits = _logits(shape, data, w, data.tokens[s].long())[site]
+            loss = loss + share * torch.nn.functional.cross_entropy(logits, target)
+            error += share * float((logits.argmax(1) != target).double().mean())
+        (gradient,) = torch.autograd.grad(loss, w)
+        losses.append(loss.detach().double())
+        errors.append(error)
+        gradients.append(gradient)
+    return EncoderResult(
+        torch.stack(losses), torch.tensor(errors, dtype=torch.float64), torch.stack(gradients)
+    )
+
+
+def _logits(
+    shape: EncoderShape, data: EncoderData, w: torch.Tensor, tokens: torch.Tensor
+) -> torch.Tensor:
+    """Logits (n, V) of one sequence (n,)."""
+    d, m = shape.embedding, shape.hidden
+    take = _Take(w)
+    code_d = data.code_embedding[:, :d].to(w.dtype)
+    code_m = data.code_hidden[:, :m].to(w.dtype)
+    x = take(shape.tokens, d)[tokens] + code_d  # X⁰ = E[x] + PE
+    for _ in range(shape.blocks):
+        query_key, value_output = take(d, d), take(d, d)
+        gain1, bias1 = take(d), take(d)
+        weight1, hidden_bias = take(m, d), take(m)
+        weight2, out_bias = take(d, m), take(d)
+        gain2, bias2 = take(d), take(d)
+        a = torch.softmax((x @ query_key.T) @ x.T / math.sqrt(d), dim=1)
+        y = _layer_norm(x + (a @ x) @ value_output.T, gain1, bias1)
+        h = torch.relu(y @ weight1.T + hidden_bias) + code_m
+        x = _layer_norm(y + h @ weight2.T + out_bias, gain2, bias2)
+    return x @ take(shape.tokens, d).T + take(shape.tokens)
+
+
+class _Take:
+    """The next tensor of the flat vector."""
+
+    def __init__(self, w: torch.Tensor) -> None:
+        self.w, self.offset = w, 0
+
+    def __call__(self, *shape: int) -> torch.Tensor:
+        size = math.prod(shape)
+        part = self.w[self.offset : self.offset + size].view(*shape)
+        self.offset += size
+        return part
+
+
+def _layer_norm(x: torch.Tensor, gain: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    centred = x - x.mean(1, keepdim=True)
+    return centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt() * gain + bias
