@@ -33,6 +33,7 @@ lint: $(INSTALLED)  ## ruff, mypy, clang-format, and the extension with warnings
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/*.cu
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel -C cmake.define.THERMOSPHERE_WERROR=ON .
+	$(BIN)/python .ci/wheel_contents.py
 
 format: $(INSTALLED)  ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
