@@ -1,4 +1,4 @@
-"""Fail unless the newest wheel holds every file of python/thermosphere and the extension, and nothing else."""
+"""Fail unless the newest wheel holds every file of python/thermosphere, the extension, no more."""
 
 import sys
 import zipfile
