@@ -156,6 +156,15 @@ PYBIND11_MODULE(_core, m) {
       py::arg("chain_ids"), py::arg("seed"), py::arg("step"), py::arg("threads"));
 
   m.def(
+      "fma_operations",
+      [](int64_t rounds) {
+        const py::gil_scoped_release release;
+        float sink = 0.0f;
+        return ts::encoder_kernels().peak(rounds, &sink);
+      },
+      py::arg("rounds"));
+
+  m.def(
       "encoder_work_floats",
       [](std::array<int, 5> shape, int64_t chains, bool gradient) {
         return ts::encoder_work_floats({shape[0], shape[1], shape[2], shape[3], shape[4]}, chains, gradient);

@@ -94,7 +94,8 @@ ptrdiff_t encoder_arena_floats(const TransformerShape& s) {
   const ptrdiff_t full = (s.blocks - 1) * (n * state + n * encoder_padded(s.length) + 16 * 16);
   const ptrdiff_t last = rows * state + n * columns + 16 * 16;
   const ptrdiff_t slopes = rows * (3 * wide + high + encoder_padded(s.tokens)) + 16 * 16;
-  return full + last + slopes + 16 * n * wide + (s.embedding + n) * columns + 4 * rows + 1024;
+  const ptrdiff_t tables = rows * 2 * (encoder_padded(s.length) + encoder_padded(s.tokens)) + 16 * 16;
+  return full + last + slopes + tables + 16 * n * wide + (s.embedding + n) * columns + 4 * rows + 1024;
 }
 
 int64_t encoder_work_floats(const TransformerShape& shape, int64_t chains, bool gradient) {
@@ -115,7 +116,7 @@ void encoder_gradient(const EncoderCall& call, int threads) {
   const bool slope = call.gradient != nullptr;
 
   parallel_for(call.chains, threads, [&](int64_t c) {
-    kernels.pack(at, call.shape, call.weights + c * call.parameters, packed + c * packed_stride);
+    kernels.pack(at, call.shape, call.codes, call.weights + c * call.parameters, packed + c * packed_stride);
   });
 
   std::vector<std::vector<int64_t>> bounds;
@@ -153,6 +154,11 @@ void encoder_gradient(const EncoderCall& call, int threads) {
     }
   }
   if (!slope) return;
+  parallel_for(call.chains, threads, [&](int64_t c) {
+    kernels.finish(at, call.shape, call.codes, packed + c * packed_stride,
+                   partials + c * groups * partial_stride, partial_stride, groups,
+                   thread_arena(arena_floats));
+  });
   parallel_for(call.chains * 8, threads, [&](int64_t task) {
     const int64_t c = task / 8;
     for_tensors(at, call.shape, [&](const EncoderTensor& t) {

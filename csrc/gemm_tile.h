@@ -41,9 +41,13 @@ struct Right {
 template <int rows, int vectors, bool accumulate>
 static __attribute__((noinline)) void tile(int depth, const float* a, ptrdiff_t row, ptrdiff_t column,
                                            const float* b, ptrdiff_t b_row, float* c, ptrdiff_t c_row) {
+  // C is read at the end only; asked for now, it is there by then.
+  for (int i = 0; i < rows; ++i)
+    for (int j = 0; j < vectors; ++j) __builtin_prefetch(c + i * c_row + j * lanes, 1);
   Vec sums[rows][vectors];
   for (int i = 0; i < rows; ++i)
-    for (int j = 0; j < vectors; ++j) sums[i][j] = accumulate ? load(c + i * c_row + j * lanes) : Vec{};
+    for (int j = 0; j < vectors; ++j) sums[i][j] = Vec{};
+#pragma GCC unroll 2
   for (int k = 0; k < depth; ++k) {
     Vec right[vectors];
     for (int j = 0; j < vectors; ++j) right[j] = load(b + j * lanes);
@@ -53,7 +57,10 @@ static __attribute__((noinline)) void tile(int depth, const float* a, ptrdiff_t 
     b += b_row;
   }
   for (int i = 0; i < rows; ++i)
-    for (int j = 0; j < vectors; ++j) store(c + i * c_row + j * lanes, sums[i][j]);
+    for (int j = 0; j < vectors; ++j) {
+      float* at = c + i * c_row + j * lanes;
+      store(at, accumulate ? load(at) + sums[i][j] : sums[i][j]);
+    }
 }
 
 using Tile = void (*)(int, const float*, ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, float*, ptrdiff_t);

@@ -199,6 +199,7 @@ BATCH = make_batch(2, 6)
         ({"batch": Minibatch(BATCH.indices[:, ::2], BATCH.weights[:, ::2])}, "contiguous"),
         ({"shape": EncoderShape(1, 129, 256, 86, 21)}, r"embedding must be in \[1, 128\], got 129"),
         ({"shape": EncoderShape(1, 26, 104, 86, 21)}, "data must be for length 86 with codes"),
+        ({"shape": EncoderShape(1, 64, 256, 86, 22)}, r"have the last token, 21, at masked sites"),
         ({"threads": 0}, "threads must be >= 1, got 0"),
     ],
 )
@@ -208,3 +209,15 @@ def test_bad_arguments_are_one_line(change: dict[str, object], message: str) -> 
         encoder_gradient(data=make_data(TF1), **arguments)  # type: ignore[arg-type]
     assert str(error.value).startswith("encoder_gradient: ")
     assert "\n" not in str(error.value)
+
+
+def test_masked_sites_must_hold_the_mask() -> None:
+    """The tables of a single block know queries by their site alone."""
+    truth = torch.zeros(2, 4, dtype=torch.int64)
+    masked = torch.tensor([[True, False, False, True], [False, True, False, False]])
+    inputs = truth.masked_fill(masked, 20)
+    code = torch.zeros(4, 8)
+    assert encoder_data(inputs, masked, truth, code, code).mask == 20
+    inputs[0, 3] = 7
+    with pytest.raises(ValueError, match="one and the same token at masked sites"):
+        encoder_data(inputs, masked, truth, code, code)

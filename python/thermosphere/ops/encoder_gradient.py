@@ -56,6 +56,7 @@ class EncoderData(NamedTuple):
     target: torch.Tensor  # (M,) int32, the true residue
     code_embedding: torch.Tensor  # (n, padded d) float32
     code_hidden: torch.Tensor  # (n, padded m) float32
+    mask: int  # the token at every masked site
 
 
 class EncoderResult(NamedTuple):
@@ -81,6 +82,11 @@ def encoder_data(
             f"encoder_data: inputs, masked and truth must be (S, n), got {tuple(inputs.shape)}, "
             f"{tuple(masked.shape)}, {tuple(truth.shape)}"
         )
+    if not bool(masked.any()):
+        raise ValueError("encoder_data: expected at least one masked site, got none")
+    mask = int(inputs[masked][0])
+    if not bool((inputs[masked] == mask).all()):
+        raise ValueError("encoder_data: inputs must hold one and the same token at masked sites")
     sequence, site = masked.nonzero(as_tuple=True)
     first = torch.zeros(len(masked) + 1, dtype=torch.int64)
     first[1:] = masked.sum(dim=1).cumsum(0)
@@ -91,6 +97,7 @@ def encoder_data(
         target=truth[sequence, site].to(torch.int32).contiguous(),
         code_embedding=_padded(code_embedding),
         code_hidden=_padded(code_hidden),
+        mask=mask,
     )
 
 
@@ -197,6 +204,11 @@ def _check_data(shape: EncoderShape, data: EncoderData) -> None:
         raise ValueError(
             f"encoder_gradient: data must be for length {shape.length} with codes {expected}, "
             f"got length {n} with codes {got}"
+        )
+    if data.mask != shape.tokens - 1:
+        raise ValueError(
+            "encoder_gradient: data must have the last token, "
+            f"{shape.tokens - 1}, at masked sites, got {data.mask}"
         )
 
 
