@@ -50,6 +50,9 @@ PYBIND11_MODULE(_core, m) {
   m.def("isa_choose", &ts::isa_choose);
   m.def("parallel_backend", &ts::parallel_backend);
   m.attr("segment_elements") = ts::segment_elements;
+  m.attr("encoder_size_limits") =
+      py::make_tuple(ts::encoder_blocks_max, ts::encoder_embedding_max, ts::encoder_hidden_max,
+                     ts::encoder_length_max, ts::encoder_tokens_max);
 
   m.def("philox4x32", [](std::array<uint32_t, 4> c, std::array<uint32_t, 2> k) {
     const ts::Words words = ts::philox4x32(c[0], c[1], c[2], c[3], k[0], k[1]);

@@ -7,7 +7,13 @@
 
 namespace thermosphere {
 
+// The largest sizes. The kernel has arrays of encoder_blocks_max and encoder_length_max; the cross-entropy
+// takes any number of tokens and the products any width, up to what the tests cover.
 constexpr int encoder_blocks_max = 16;
+constexpr int encoder_embedding_max = 128;
+constexpr int encoder_hidden_max = 512;
+constexpr int encoder_length_max = 256;
+constexpr int encoder_tokens_max = 64;
 
 // L blocks, embedding d, hidden m, length n, V tokens; the flat vector is in the order of
 // models/transformer.py.

@@ -32,7 +32,7 @@ void transformer_pack(const Model& model, const Pack& pack, const int* site, con
   const int most = most_columns(s);
   float* work = arena.take((static_cast<ptrdiff_t>(d) + n) * most);
   BlockState full[encoder_blocks_max];
-  int every[256];
+  int every[encoder_length_max];
   for (int j = 0; j < n; ++j) every[j] = j;
   float* x = inputs[0];
   for (int l = 0; l < last; ++l) {

@@ -48,13 +48,13 @@ void make_tables(const EncoderLayout& at, const TransformerShape& s, const Posit
 // table[token_j] for the sites of a sequence, lanes at a time. Up to 32 tokens fit two AVX-512 registers, and
 // a look-up is one permutation of them; elsewhere it is a load an element.
 struct TokenLookup {
-  IntVec index[256 / lanes];
+  IntVec index[encoder_length_max / lanes];
   const uint8_t* tokens;
 
   void read(const uint8_t* sequence, [[maybe_unused]] int n) {
     tokens = sequence;
 #if defined(__AVX512F__)
-    int32_t wide[256];
+    int32_t wide[encoder_length_max];
     for (int j = 0; j < n; ++j) wide[j] = sequence[j];
     for (int j = n; j < padded(n); ++j) wide[j] = 0;
     for (int j = 0; j < padded(n); j += lanes) __builtin_memcpy(&index[j / lanes], wide + j, sizeof(IntVec));

@@ -1,4 +1,4 @@
-// Which instruction set the kernels run on. Chosen when the module loads: the best the processor has, or
+// Which instruction set the kernels run on. Chosen at first use: the best the processor has, or
 // what the environment variable THERMOSPHERE_ISA names.
 #pragma once
 

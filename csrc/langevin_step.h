@@ -1,4 +1,4 @@
-// The constrained pseudo-Langevin step on flat weight vectors (SPEC: Eq. 34-41 of arXiv 2603.29529).
+// The constrained pseudo-Langevin step on flat weight vectors (Eq. 34-41 of arXiv 2603.29529).
 //
 //   Π̃ = a Π - b g + s η,   g = gradient + τ (w/M)/Σ(w²/M)
 //   w̃ = w + (dt/M) Π̃,     w' = w̃ + l w/M,   |w'|² = Q

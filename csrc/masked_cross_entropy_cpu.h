@@ -11,8 +11,7 @@ struct RowLoss {
   double loss, error;  // weighted sums
 };
 
-// logits (rows × V, padded; at most 64 tokens) in; their slope in place: weight (softmax - onehot), padding
-// zero.
+// logits (rows × V, padded) in; their slope in place: weight (softmax - onehot), padding zero.
 static RowLoss masked_cross_entropy(int rows, int tokens, const int32_t* targets, const float* weights,
                                     float* logits, ptrdiff_t row) {
   const int width = padded(tokens);

@@ -109,12 +109,40 @@ def test_other_settings_are_refused(copied: Path, capsys: pytest.CaptureFixture[
 
 def test_more_draws_go_on_from_the_last(copied: Path) -> None:
     old = xr.open_zarr(copied / "tf1-small" / "samples.zarr")["weights"].load()
-    arguments = ["--preset", "smoke", "--set", "models.tf1-small.sampling.draws=8"]
-    assert main(["sample", *arguments, "-o", str(copied), "--resume", "--quiet"]) == 0
+    change = ["--set", "models.tf1-small.sampling.draws=8"]  # of the run's own settings
+    assert main(["sample", *change, "-o", str(copied), "--resume", "--quiet"]) == 0
     new = xr.open_zarr(copied / "tf1-small" / "samples.zarr")["weights"].load()
     assert new.sizes["draw"] == 8
     xr.testing.assert_identical(new.isel(draw=slice(6)).drop_vars("move"), old.drop_vars("move"))
     assert bool(abs(new.isel(draw=7) - new.isel(draw=6)).max() > 0)
+
+
+def test_a_mistake_does_not_spoil_the_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["-o", str(tmp_path / "run"), "--quiet"]
+    assert "no.pdb" in refused(
+        capsys, "contacts", "--preset", "smoke", "--structure", "no.pdb", *run
+    )
+    assert main(["contacts", "--preset", "smoke", *run]) == 0
+    line = refused(
+        capsys, "contacts", "--preset", "smoke", "--structure", "no.pdb", *run, "--resume"
+    )
+    assert "structure.file" in line
+
+
+def test_a_checkpoint_of_other_weights_is_refused(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from thermosphere.archive import write_archive
+    from thermosphere.training import References
+
+    path = copied / "tf1-small" / "references.safetensors"
+    references = References.load(path)
+    references.early_stopped.mul_(-1.0)
+    write_archive(path, dict(vars(references)), {"kind": "thermosphere reference weights"})
+    line = refused(capsys, "sample", "-o", str(copied), "--resume", "--quiet")
+    assert "must be of the same run: start expected" in line
 
 
 @pytest.mark.parametrize(
@@ -171,6 +199,20 @@ def test_a_truncated_store_is_one_line(copied: Path, capsys: pytest.CaptureFixtu
     chunk = next(p for p in (store / "train_loss").rglob("c/*/*") if p.is_file())
     chunk.write_bytes(chunk.read_bytes()[:4])
     assert "samples.zarr" in refused(capsys, "report", "-o", str(copied), "--quiet")
+
+
+def test_truncated_weights_are_one_line(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = copied / "tf1-small" / "samples.zarr"
+    for chunk in (store / "weights").rglob("c/*/*/*"):
+        chunk.write_bytes(chunk.read_bytes()[:9])
+    assert "samples.zarr" in refused(capsys, "report", "-o", str(copied), "--quiet")
+
+
+def test_text_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.toml").write_bytes(b"\xff\xfe\x00")
+    assert "mine.toml: not UTF-8" in refused(
+        capsys, "config", "--config", str(tmp_path / "mine.toml")
+    )
 
 
 def test_a_directory_of_something_else_is_left_alone(

@@ -41,9 +41,9 @@ def test_defaults_spread_to_the_models_that_do_not_set_them() -> None:
 
 def test_set_replaces_one_key() -> None:
     text = preset_text("smoke")
-    config = load(text, "models.tf1-small.sampling.draws=3", "structure.chain=A", "seed=4")
+    config = load(text, "models.tf1-small.sampling.draws=3", "sequences.fasta=true", "seed=4")
     assert config.models["tf1-small"].sampling.draws == 3
-    assert config.structure.chain == "A"
+    assert config.sequences.fasta
     assert config.seed == 4
 
 
@@ -85,14 +85,46 @@ def test_bad_set_is_refused(change: str) -> None:
 
 
 def test_what_may_change_in_a_run_that_is_there() -> None:
+    def difference(*changes: str, settled: str = "") -> str | None:
+        new = load(preset_text("smoke"), *changes)
+        return first_difference(old, new, lambda key: key.startswith(settled))
+
     old = load(preset_text("smoke"))
-    assert first_difference(old, old) is None
-    more = load(preset_text("smoke"), "models.tf1-small.sampling.draws=50", "analysis.tolerance=2")
-    assert first_difference(old, more) is None
-    fewer = load(preset_text("smoke"), "models.tf1-small.sampling.draws=1")
-    assert "sampling.draws: saved 6, now 1" in str(first_difference(old, fewer))
-    other = load(preset_text("smoke"), "seed=9")
-    assert first_difference(old, other) == "seed: saved 0, now 9"
+    draws = "models.tf1-small.sampling.draws"
+    assert difference() is None
+    assert difference(f"{draws}=50", "analysis.tolerance=2") is None
+    assert "sampling.draws: saved 6, now 1" in str(difference(f"{draws}=1"))
+    assert difference("seed=9") == "seed: saved 0, now 9"
+    # What has no results yet may change.
+    assert difference("seed=9", settled="models") is None
+    assert difference("structure.file=a.pdb", "data.train=90", settled="models") is None
+    assert difference("training.max_epochs=50", settled="models") is None
+    assert difference("training.warmup=50", settled="structure") is None
+    assert "warmup: saved 20, now 50" in str(difference("training.warmup=50", settled="models"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("structure.cutoff=8.0", "structure.cutoff needs a structure.file, got 8.0"),
+        ("structure.chain=Z", "structure.chain needs a structure.file, got 'Z'"),
+        (
+            "sampling.temperatures=[inf]",
+            "sampling.temperatures: expected finite numbers, got [inf]",
+        ),
+        ("analysis.min_separation=0", "analysis.min_separation: Expected `int` >= 1, got 0"),
+        ("sampling.variance_floor=-1.0", "variance_floor: Expected `float` > 0.0, got -1.0"),
+    ],
+)
+def test_settings_that_would_do_nothing_or_fail_late(change: str, message: str) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - the text is checked below
+        load(preset_text("smoke"), change)
+    assert message in str(error.value)
+
+
+def test_own_sequences_leave_no_room_for_sampled_ones() -> None:
+    with pytest.raises(ValueError, match=r"sequences.temperature needs sampled sequences, got 0.5"):
+        load("[sequences]\nfile = 'x.fasta'\ntemperature = 0.5")
 
 
 def test_files_are_relative_to_the_settings_file(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -189,14 +189,31 @@ BATCH = make_batch(2, 6)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weights": torch.zeros(2, 44245, dtype=torch.float64)}, r"weights must be \(C, N\) cont"),
+        (
+            {"weights": torch.zeros(2, 44245, dtype=torch.float64)},
+            "weights must be contiguous torch.float32 on cpu",
+        ),
         ({"weights": torch.zeros(44245)}, r"got \(44245,\) torch.float32"),
         ({"weights": torch.zeros(2, 44244)}, r"weights must be \(C, 44245\), got \(2, 44244\)"),
-        ({"weights": torch.zeros(3, 44245)}, r"batch.indices must be \(3, B\) int64"),
+        ({"weights": torch.zeros(3, 44245)}, r"batch.indices must be \(3, B\), got \(2, 6\)"),
         ({"batch": Minibatch(BATCH.indices + 24, BATCH.weights)}, r"must be in \[0, 24\), got"),
-        ({"batch": Minibatch(BATCH.indices.int(), BATCH.weights)}, r"got \(2, 6\) torch.int32"),
-        ({"batch": Minibatch(BATCH.indices, BATCH.weights.double())}, r"\(2, 6\) float32"),
-        ({"batch": Minibatch(BATCH.indices[:, ::2], BATCH.weights[:, ::2])}, "contiguous"),
+        (
+            {"batch": Minibatch(BATCH.indices.int(), BATCH.weights)},
+            "batch.indices must be contiguous torch.int64",
+        ),
+        (
+            {"batch": Minibatch(BATCH.indices, BATCH.weights.double())},
+            "got contiguous torch.float64",
+        ),
+        (
+            {"batch": Minibatch(BATCH.indices, BATCH.weights[:, 1:])},
+            r"weights must be \(2, 6\), got",
+        ),
+        ({"weights": torch.zeros(2, 44245, device="meta")}, "weights must be .* on cpu, .* meta"),
+        (
+            {"batch": Minibatch(BATCH.indices[:, ::2], BATCH.weights[:, ::2])},
+            "got strided torch.int64",
+        ),
         ({"shape": EncoderShape(1, 129, 256, 86, 21)}, r"embedding must be in \[1, 128\], got 129"),
         ({"shape": EncoderShape(1, 26, 104, 86, 21)}, "data must be for length 86 with codes"),
         ({"shape": EncoderShape(1, 64, 256, 86, 22)}, r"have the last token, 21, at masked sites"),
@@ -221,3 +238,52 @@ def test_masked_sites_must_hold_the_mask() -> None:
     inputs[0, 3] = 7
     with pytest.raises(ValueError, match="one and the same token at masked sites"):
         encoder_data(inputs, masked, truth, code, code)
+
+
+def test_data_must_be_what_the_kernel_reads() -> None:
+    data, weights = make_data(TF1), make_weights(TF1, 1)
+    changes = [
+        ({"tokens": data.tokens.int()}, r"data.tokens must be contiguous torch.uint8 on cpu"),
+        ({"first": data.first.int()}, "data.first must be contiguous torch.int64"),
+        ({"site": data.site.to("meta")}, "data.site must be .* on cpu, got .* on meta"),
+        ({"target": data.target.repeat(2)[::2]}, "data.target must be .*, got strided"),
+        ({"target": data.target[1:]}, r"site \(M,\) and target \(M,\)"),
+        ({"code_hidden": data.code_hidden.double()}, "data.code_hidden must be .* torch.float32"),
+        ({"first": data.first[1:]}, "data must be for length 86"),
+    ]
+    for change, message in changes:
+        with pytest.raises(ValueError, match=f"^encoder_gradient: .*{message}"):
+            encoder_gradient(TF1, data._replace(**change), weights)
+
+
+def test_prepared_values_must_be_in_range() -> None:
+    truth = torch.zeros(2, 4, dtype=torch.int64)
+    masked = torch.tensor([[True, False, False, True], [False, True, False, False]])
+    inputs = truth.masked_fill(masked, 20)
+    code = torch.zeros(4, 8)
+
+    def refused(message: str, **change: torch.Tensor) -> None:
+        arguments = {"inputs": inputs, "masked": masked, "truth": truth} | change
+        codes = {"code_embedding": code, "code_hidden": code}
+        with pytest.raises(ValueError, match=f"^encoder_data: {message}"):
+            encoder_data(**(codes | arguments))
+
+    none = masked.clone()
+    none[1] = False
+    refused("expected at least one masked site in every sequence, .* sequence 1$", masked=none)
+    visible = inputs.clone()
+    visible[0, 1] = 21
+    refused(r"inputs must be in \[0, 20\], .*, got 0..21$", inputs=visible)
+    refused(r"truth must be in \[0, 20\], .*, got -1..-1$", truth=truth - 1)
+    refused("tokens must be < 256, got 300$", inputs=truth.masked_fill(masked, 300))
+    refused("masked must be bool, got torch.int64$", masked=masked.long())
+    refused(r"code_hidden must be \(4, ·\), got \(5, 8\)$", code_hidden=torch.zeros(5, 8))
+    empty = {"inputs": inputs[:0], "masked": masked[:0], "truth": truth[:0]}
+    refused("expected at least one sequence, got none$", **empty)
+
+
+def test_limits_are_the_kernels() -> None:
+    assert _core.encoder_size_limits == (16, 128, 512, 256, 64)
+    assert EncoderShape(16, 128, 512, 256, 64).obstacle() is None
+    assert EncoderShape(17, 1, 1, 1, 2).obstacle() == "blocks must be in [1, 16], got 17"
+    assert EncoderShape(1, 1, 1, 1, 65).obstacle() == "tokens must be in [1, 64], got 65"

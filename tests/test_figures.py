@@ -198,6 +198,16 @@ def test_specific_heat_scale_is_not_set_by_a_drifting_temperature() -> None:
     assert any(line.get_marker() == "^" and len(line.get_xdata()) == 1 for line in axes.lines)
 
 
+def test_specific_heat_scale_is_not_set_by_a_model_without_equilibrated_points() -> None:
+    adrift = ladder_table()
+    adrift["specific_heat"] = 1e6 + 0 * adrift["specific_heat"]
+    adrift["equilibrated"] = ("temperature", np.zeros(5, np.bool_))
+    (axes,) = specific_heat_figure({"tf1": ladder_table(), "adrift": adrift}).axes
+    assert 300.0 < axes.get_ylim()[1] < 400.0
+    (alone,) = specific_heat_figure({"adrift": adrift}).axes
+    assert alone.get_ylim()[1] > 1e6
+
+
 def test_attention_figure_puts_sites_on_residues() -> None:
     n = 10
     attention = np.zeros((n, n))

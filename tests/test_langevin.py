@@ -1,4 +1,5 @@
-"""The sampler: its moves as SPEC writes them, its reproducibility, its errors."""
+"""The sampler: its moves as the formulas read (arXiv 2603.29529, Eq. 34-41), its reproducibility,
+its errors."""
 
 from __future__ import annotations
 
@@ -33,8 +34,8 @@ def same_bits(one: LangevinState, other: LangevinState) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-# One move, in float64, as SPEC §4 writes it. Nothing below knows of Π's kinship with p or of fused
-# forms.
+# One move, in float64, as Eq. 34-41 of arXiv 2603.29529 read; the leapfrog as masses.py and
+# langevin.py state it. Nothing below knows of Π's kinship with p or of fused forms.
 
 
 class Exact:
@@ -139,9 +140,8 @@ def test_moves_are_those_of_the_equations(
         start_weights(1), norm2=Q, masses=torch.logspace(0.5, 1.5, 12), chain_ids=[5]
     )
     assert 0.05 < float(state.t_ratio) < 0.5  # mini-batch and white noise both count
-    on = (
-        (scheme == "leapfrog") if corrected is None else corrected
-    )  # SPEC: `paper` mode leaves it off
+    # The published scheme has no metric correction.
+    on = (scheme == "leapfrog") if corrected is None else corrected
     exact = Exact(sampler, state, corrected=on and constrained)
     w, p = state.weights[0].double(), state.momenta[0].double()
     scale_w, scale_p = float(w.abs().max()), float(p.abs().max())

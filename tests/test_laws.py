@@ -2,7 +2,7 @@
 
 On the 12-dimensional sphere |w|² = 24 with a quadratic potential, noisy gradients and unequal
 masses: exp(-U/T) with the metric correction, exp(-U/T) sqrt(Σ w²/M) without it, for both schemes
-(SPEC §4). Every test must also reject the other law.
+(Lelièvre, Rousset, Stoltz 2012). Every test must also reject the other law.
 """
 
 from __future__ import annotations

@@ -48,10 +48,11 @@ def test_floor() -> None:
     assert variance.tolist() == [[0.0, 3.0, 0.0, 1.0, 2.0]]
 
 
-@pytest.mark.parametrize("floor", ["mean", 0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("floor", ["mean", 0.0, -1.0, float("nan"), float("inf")])
 def test_floor_errors(floor: str | float) -> None:
     with pytest.raises(
-        ValueError, match=r'^masses: variance_floor must be "median" or a positive number, got '
+        ValueError,
+        match=r'^masses: variance_floor must be "median" or a finite positive number, got ',
     ):
         floored_variance(torch.ones(1, 3), floor)
 
@@ -111,7 +112,8 @@ def test_white_noise_completes_the_mini_batch_noise(scheme: str) -> None:
     temperature = torch.tensor([0.01, 3.0], dtype=torch.float64)
     masses = log_uniform((2, 200), 1.0, 1e3)
     thermal = masses.double() * temperature[:, None] * m1**2
-    share = torch.linspace(0, 1 / (1 + c1**2), 200, dtype=torch.float64).clone()
+    limit = 1.0 if scheme == "paper" else 1 / (1 + c1**2)
+    share = torch.linspace(0, limit, 200, dtype=torch.float64).clone()
     share[-1] -= 1e-6  # the limit itself is one rounding away from an error
     variance = (share * thermal * 4 / dt**2).float()
     step, momenta = (
@@ -132,13 +134,15 @@ def test_white_noise_completes_the_mini_batch_noise(scheme: str) -> None:
         assert torch.allclose(step, as_written, rtol=0, atol=float(4 * UNIT * thermal.max()))
 
 
-@pytest.mark.parametrize("scheme", ["leapfrog", "paper"])
-def test_too_large_a_share_is_an_error(scheme: str) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "limit", "share"), [("leapfrog", "0.5025", 0.51), ("paper", "1.0000", 1.01)]
+)
+def test_too_large_a_share_is_an_error(scheme: str, limit: str, share: float) -> None:
     masses = torch.full((1, 3), 100.0)
-    variance = torch.tensor([[0.0, 1.0, 4 * 100 * 0.01 * 0.51]])
+    variance = torch.tensor([[0.0, 1.0, 4 * 100 * 0.01 * share]])
     with pytest.raises(
         ValueError,
-        match=r"^masses: .* share of the thermal noise must be <= 0.5025 .*, got 0.51; raise ",
+        match=rf"^masses: .* noise must be <= {limit} .* the {scheme} scheme, got {share}; raise ",
     ):
         white_noise_scales(
             variance,

@@ -15,14 +15,28 @@ from thermosphere.sampling.options import LangevinOptions
 def test_options_out_of_range() -> None:
     cases = {
         "scheme must be one of leapfrog, paper, got 'verlet'": {"scheme": "verlet"},
-        "dt must be > 0, got 0": {"dt": 0},
-        "dt must be > 0, got nan": {"dt": math.nan},
-        "displacement must be > 0, got -1": {"displacement": -1},
-        "noise_tolerance must be > 0, got 0.0": {"noise_tolerance": 0.0},
-        "unchanged_tolerance must be > 0, got 0": {"unchanged_tolerance": 0},
+        "dt must be finite and > 0, got 0": {"dt": 0},
+        "dt must be finite and > 0, got nan": {"dt": math.nan},
+        "dt must be finite and > 0, got inf": {"dt": math.inf},
+        "displacement must be finite and > 0, got -1": {"displacement": -1},
+        "noise_tolerance must be finite and > 0, got 0.0": {"noise_tolerance": 0.0},
+        "unchanged_tolerance must be finite and > 0, got inf": {"unchanged_tolerance": math.inf},
+        "variance_floor must be \"median\" or a finite positive number, got 'mean'": {
+            "variance_floor": "mean"
+        },
+        'variance_floor must be "median" or a finite positive number, got 0.0': {
+            "variance_floor": 0.0
+        },
+        'variance_floor must be "median" or a finite positive number, got nan': {
+            "variance_floor": math.nan
+        },
+        'variance_floor must be "median" or a finite positive number, got inf': {
+            "variance_floor": math.inf
+        },
         "m1 must be in (0, 1), got 1": {"m1": 1},
         "m1 must be in (0, 1), got 0.0": {"m1": 0.0},
         "t_ratio must be in (0, 0.5], got 0.6": {"t_ratio": 0.6},
+        "t_ratio must be in (0, 0.5], got nan": {"t_ratio": math.nan},
         "t_ratio_max must be in (0, 0.5], got 0": {"t_ratio_max": 0},
         "t_ratio_cap must be in (0, 0.5], got 2": {"t_ratio_cap": 2},
         "t_ratio_max must be >= t_ratio = 0.2, got 0.1": {"t_ratio": 0.2, "t_ratio_max": 0.1},
@@ -38,6 +52,7 @@ def test_options_out_of_range() -> None:
         "adapt_every must be >= 0, got -1": {"adapt_every": -1},
         "adapt_every_max must be >= 1, got 0": {"adapt_every_max": 0},
         "reset_probability must be in [0, 1], got 1.5": {"reset_probability": 1.5},
+        "reset_probability must be in [0, 1], got nan": {"reset_probability": math.nan},
     }
     for message, change in cases.items():
         with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole text is compared

@@ -14,7 +14,7 @@ import torch
 from scipy import stats
 
 from thermosphere import _core
-from thermosphere.ops.philox import Stream, normals
+from thermosphere.ops.philox import Stream, normals, uniform
 from thermosphere.ops.philox_ref import draw_words_ref, normals_ref, philox4x32_ref
 
 # Random123's kat_vectors, philox4x32 with 10 rounds: counter, key, words.
@@ -232,6 +232,28 @@ def test_elements_of_a_draw_are_independent() -> None:
 def test_arguments_out_of_range(change: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         normals(**{**DRAW, "count": 4, **change})
+
+
+def test_uniform_is_the_first_word() -> None:
+    for chain, step in [(0, 0), (5, 7), (2**32 - 1, 2**40 + 7), (1, 2**56 - 1)]:
+        draw = {**DRAW, "stream": Stream.DECISION, "chain": chain, "step": step}
+        (word,) = draw_words_ref(**draw, count=1)
+        assert uniform(**draw) * 2**32 == int(word)
+
+
+def test_uniforms_are_uniform() -> None:
+    draw = {"seed": 3, "stream": Stream.DECISION}
+    x = [uniform(**draw, chain=c, step=1000 * s) for c in range(100) for s in range(100)]
+    assert min(x) >= 0.0
+    assert max(x) < 1.0
+    assert stats.kstest(x, "uniform").statistic * len(x) ** 0.5 < 2.3
+
+
+@pytest.mark.parametrize("change", [{"seed": 2**64}, {"step": -1}, {"chain": 2**32}])
+def test_uniform_arguments_out_of_range(change: dict[str, int]) -> None:
+    (name,) = change
+    with pytest.raises(ValueError, match=rf"^uniform: {name} must be in "):
+        uniform(**{**DRAW, **change})
 
 
 def test_an_unknown_instruction_set_is_refused(every_isa: list[str]) -> None:

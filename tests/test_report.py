@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure as MatplotlibFigure
 
+from thermosphere.analysis.figures import png_bytes
 from thermosphere.runs.report import Figure, Section, Table, format_table, write_report
 from thermosphere.runs.report_tables import (
     equilibration_reasons,
@@ -56,7 +57,7 @@ class Page(HTMLParser):
 def figure() -> Figure:
     drawing = MatplotlibFigure(figsize=(1, 1))
     drawing.add_subplot().plot([0, 1])
-    return Figure.from_matplotlib(drawing, "a caption with <b> & ⟨U⟩", alt='says "U"')
+    return Figure(png_bytes(drawing), "a caption with <b> & ⟨U⟩", alt='says "U"')
 
 
 @pytest.fixture
@@ -212,8 +213,9 @@ def test_thermodynamics_table_shows_what_there_is() -> None:
     shown = thermodynamics_table(ladder(), caption="tf1")
     assert list(shown.columns) == ["T", "equilibrated", "⟨U⟩ (nats)", "C", "test error", "ESS", "R̂"]
     assert list(shown.rows[0]) == [
-        "1e-5", "no", "0.50 ± 0.02", "0.50 ± 0.02", "0.50 ± 0.02", "–", "–"
+        "1e-5", "no", "0.50 ± 0.02", "–", "0.50 ± 0.02", "–", "–"
     ]  # fmt: skip
+    assert shown.rows[1][3] == "0.700 ± 0.003"  # C only where equilibrated
     assert list(shown.rows[1])[-2:] == ["55", "1.01"]
     assert list(shown.doubtful) == [0]
 
@@ -224,6 +226,7 @@ def test_short_table_has_no_errors_and_gains_a_column_with_precision() -> None:
     shown = thermodynamics_table(table, short=True)
     assert "P̃@L" in shown.columns
     assert not any("±" in cell for row in shown.rows for cell in row)
+    assert [row[3] for row in shown.rows] == ["–", "0.7"]
 
 
 def test_warnings_name_the_temperatures_in_plain_words() -> None:

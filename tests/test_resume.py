@@ -27,7 +27,7 @@ SETTINGS = [
     "--set",
     "sampling.draws=30",
     "--set",
-    "sampling.checkpoint_seconds=0.0",
+    "sampling.checkpoint_seconds=0.4",
 ]
 STAGES = ("contacts", "sequences", "dataset", "train", "sample")
 

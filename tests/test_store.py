@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+import zarr
 
 from thermosphere.runs.store import (
     OBSERVABLES,
@@ -98,11 +99,11 @@ def test_missing_and_damaged_stores(tmp_path: Path) -> None:
         p for p in (tmp_path / "samples.zarr" / "train_loss").rglob("c/*/*") if p.is_file()
     )
     chunk.write_bytes(chunk.read_bytes()[:5])  # a truncated chunk
-    with pytest.raises(ValueError, match="is not a readable store") as damaged:
+    with pytest.raises(ValueError, match="is not a usable store") as damaged:
         open_samples(tmp_path / "samples.zarr")
     one_line(damaged)
     (tmp_path / "samples.zarr" / "zarr.json").write_text("{")
-    with pytest.raises(ValueError, match="is not a readable store") as broken:
+    with pytest.raises(ValueError, match="is not a usable store") as broken:
         SampleStore.open(tmp_path / "samples.zarr", draws=1, chains=CHAINS, parameters=PARAMETERS)
     one_line(broken)
 
@@ -111,3 +112,16 @@ def test_a_store_of_other_size_is_refused(tmp_path: Path) -> None:
     make_store(tmp_path / "samples.zarr")
     with pytest.raises(ValueError, match=r"must hold \(4 chains, 11 parameters\), got 3, 11"):
         SampleStore.open(tmp_path / "samples.zarr", draws=1, chains=4, parameters=PARAMETERS)
+
+
+def test_a_kill_while_the_store_grew_is_repaired(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "samples.zarr")
+    store.write(0, *numbers(0))
+    group = zarr.open_group(tmp_path / "samples.zarr", mode="r+", use_consolidated=False)
+    group["weights"].resize((CHAINS, DRAWS + 2, PARAMETERS))  # type: ignore[union-attr]
+    sizes = {"draws": DRAWS + 2, "chains": CHAINS, "parameters": PARAMETERS}
+    grown = SampleStore.open(tmp_path / "samples.zarr", **sizes)
+    grown.write(DRAWS + 1, *numbers(9))
+    samples = open_samples(tmp_path / "samples.zarr")
+    assert dict(samples.sizes) == {"chain": CHAINS, "draw": DRAWS + 2, "parameter": PARAMETERS}
+    np.testing.assert_array_equal(samples["train_loss"][:, -1], numbers(9)[0]["train_loss"])

@@ -279,7 +279,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "stage1.safetensors"
     arguments: dict[str, Any] = {**SHORT, "runs": 1, "patience": 3, "checkpoint": path}
     train_early_stopped(MODEL, data, **arguments)
-    with pytest.raises(ValueError, match="of the same training: seed expected 6, got 5") as caught:
+    with pytest.raises(ValueError, match="of the same run: seed expected 6, got 5") as caught:
         train_early_stopped(MODEL, data, **{**arguments, "seed": 6})
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="data expected"):

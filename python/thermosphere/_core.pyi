@@ -2,6 +2,7 @@
 from collections.abc import Sequence
 
 segment_elements: int
+encoder_size_limits: tuple[int, int, int, int, int]  # blocks, embedding, hidden, length, tokens
 
 def build_info() -> dict[str, object]: ...
 def isa_available() -> list[str]: ...

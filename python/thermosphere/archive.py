@@ -15,12 +15,18 @@ from safetensors.torch import save_file
 def write_archive(
     path: str | os.PathLike[str], tensors: dict[str, torch.Tensor], header: dict[str, Any]
 ) -> None:
-    """Write `tensors` and `header` (JSON) to `path` atomically: a temporary file, then a rename."""
+    """Write `tensors` and `header` (JSON) to `path` atomically: a temporary file, then a rename.
+
+    OSError when it cannot be written; what was there stays.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    save_file(whole, partial, metadata={"header": json.dumps(header)})
+    try:
+        save_file(whole, partial, metadata={"header": json.dumps(header)})
+    except SafetensorError as error:  # a full disk, in its own exception
+        raise OSError(f"{path}: not written ({error})") from error
     os.replace(partial, path)
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-EXIT_FAILED = 1  # a run that stopped: the sphere was left, a training never reached Q
+EXIT_FAILED = 1  # a run that stopped: the sphere was left, the ladder did not reach its target
 EXIT_USAGE = 2  # a wrong file, value or key
 EXIT_INTERRUPTED = 130
 
@@ -25,16 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (0 done, 1 a run failed, 2 wrong input, 130
     interrupted)."""
     parsed = _parser().parse_args(arguments)
-    from thermosphere.sampling.langevin import (
-        UnreachableSphereError,
-    )  # torch loads only once help is out of the way
-
     try:
         parsed.verb(parsed)
     except (ValueError, OSError) as error:
         print(f"thermosphere: {_line(error)}", file=sys.stderr)
         return EXIT_USAGE
-    except (UnreachableSphereError, RuntimeError) as error:
+    except RuntimeError as error:
         print(f"thermosphere: {_line(error)}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
@@ -146,16 +142,8 @@ def _stages(parsed: argparse.Namespace) -> None:
 
         torch.set_num_threads(parsed.threads)
     saved = parsed.output / "config.toml"
-    own = (
-        parsed.preset,
-        parsed.config,
-        parsed.structure,
-        parsed.chain,
-        parsed.sequences,
-        *parsed.changes,
-    )
-    if saved.is_file() and not any(own):
-        parsed.config = saved
+    if saved.is_file() and parsed.preset is None and parsed.config is None:
+        parsed.config = saved  # the run's own settings; --set and the flags change them
     run = pipeline.Run.open(
         parsed.output, _settings(parsed), resume=parsed.resume, progress=not parsed.quiet
     )
@@ -174,7 +162,10 @@ def _settings(parsed: argparse.Namespace):  # type: ignore[no-untyped-def]
     if parsed.chain is not None:
         changes.append(f"structure.chain={parsed.chain!r}")
     if parsed.config is not None:
-        text = parsed.config.read_text(encoding="utf-8")
+        try:
+            text = parsed.config.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{parsed.config}: not UTF-8 text ({error.reason})") from error
         return load_config(
             text, where=str(parsed.config), changes=changes, path_base=parsed.config.parent
         )

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from thermosphere import __version__, _core
+from thermosphere.models.fused import chosen_backend
+from thermosphere.models.named import NAMES, named_model
 
 LIBRARIES = ("torch", "numpy", "numba", "xarray", "zarr", "arviz", "safetensors", "triton")
 
@@ -25,8 +27,7 @@ def doctor() -> list[tuple[str, str]]:
             f"{_core.isa_chosen()} (available: {', '.join(_core.isa_available())})",
         ),
         ("threads", f"{torch.get_num_threads()} ({_core.parallel_backend()})"),
-        ("gradient", "fused C++ for transformers on the CPU, PyTorch autograd for the rest"),
-        ("step", "fused C++ on the CPU"),
+        ("gradient", _gradient_backends()),
         ("CUDA in the extension", _cuda(build)),
         ("CUDA in torch", _torch_cuda()),
         (
@@ -35,6 +36,12 @@ def doctor() -> list[tuple[str, str]]:
         ),
     ]
     return findings + [(name, _version(name)) for name in LIBRARIES]
+
+
+def _gradient_backends() -> str:
+    served = {name: chosen_backend("doctor", "auto", named_model(name), "cpu") for name in NAMES}
+    named = {backend: [n for n in served if served[n] == backend] for backend in served.values()}
+    return "; ".join(f"{backend}: {', '.join(models)}" for backend, models in named.items())
 
 
 def _cuda(build: dict[str, object]) -> str:

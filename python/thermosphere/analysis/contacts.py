@@ -30,31 +30,31 @@ def mean_attention(
     weights: torch.Tensor,
     sequences: MaskedSequences,
     *,
-    max_sequences: int | None = None,
     chunk: int = 64,
     progress: bool = False,
 ) -> npt.NDArray[np.float64]:
     """Attention averaged over sequences and symmetrised, (A + Aᵀ)/2, for each draw and block.
 
-    weights: (K, N) draws.  sequences: their masked inputs are what the model reads; only the first
-    `max_sequences` are used when given.  chunk: sequences at a time, which bounds memory.
-    Returns (K, L, n, n) float64, accumulated in float64.  ValueError for weights that are not
-    (K, N), no sequences, or a chunk or max_sequences below 1.
+    weights: (K, N) draws.  sequences: their masked inputs are what the model reads.  chunk:
+    sequences at a time, which bounds memory.  Returns (K, L, n, n) float64, accumulated in float64.
+    ValueError for weights that are not (K, N), no sequences, or a chunk below 1.
     """
     if weights.ndim != 2 or weights.shape[0] < 1:
         raise ValueError(f"mean_attention: weights must be (K, N), got {tuple(weights.shape)}")
     if chunk < 1:
         raise ValueError(f"mean_attention: chunk must be at least 1, got {chunk}")
-    if max_sequences is not None and max_sequences < 1:
-        raise ValueError(f"mean_attention: max_sequences must be at least 1, got {max_sequences}")
     if len(sequences) < 1:
         raise ValueError("mean_attention: sequences must hold at least one sequence, got 0")
-    inputs = torch.from_numpy(sequences.inputs[:max_sequences].astype(np.int64))  # (B, n)
+    inputs = torch.from_numpy(sequences.inputs.astype(np.int64))  # (B, n)
     inputs = inputs.to(weights.device)
     means = []
     with torch.no_grad():
         for row in tqdm(
-            torch.split(weights, 1), desc="attention", unit="draw", disable=not progress
+            torch.split(weights, 1),
+            desc="attention",
+            unit="draw",
+            leave=False,
+            disable=not progress,
         ):
             parts = [
                 model.attention(row, part[None])[0].sum(dim=1, dtype=torch.float64)  # (L, n, n)

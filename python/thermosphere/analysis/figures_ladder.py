@@ -145,14 +145,14 @@ def precision_figure(
 def specific_heat_figure(tables: Mapping[str, xr.Dataset], *, relative: bool = False) -> Figure:
     """C(T) from fluctuations (points), and d⟨U⟩/dT along the ladder (dashed), equal in equilibrium.
 
-    The axis is scaled to the equilibrated points; a hollow triangle at the rim is a point beyond
-    it, as drifting chains produce.
+    The axis is scaled to the equilibrated points of all models; a hollow triangle at the rim is a
+    point beyond it, as drifting chains produce.
     """
     _check("specific_heat_figure", tables, "specific_heat")
     figure = new_figure(4.1)
     axes = figure.add_subplot()
     series = _model_series(tables, "specific_heat", None, relative)
-    top = 1.15 * max((_reach(one) for one in series), default=0.0)
+    top = 1.15 * _reach(series)
     for one in series:
         slope = tables[one.label]["loss_slope"].values
         axes.plot(one.temperature, slope, "--", color=one.colour, linewidth=1.0)
@@ -161,6 +161,7 @@ def specific_heat_figure(tables: Mapping[str, xr.Dataset], *, relative: bool = F
         rim = np.full(int(beyond.sum()), top)
         axes.plot(one.temperature[beyond], rim, "^", color=one.colour, mfc="white", clip_on=False)
     axes.set_ylabel("specific heat C (units of k_B)")
+    axes.ticklabel_format(axis="y", style="plain")  # a "1e6" above the axis would hit the legend
     if top > 0:
         axes.set_ylim(0.0, top)
     _legend(axes, series, "d⟨U⟩/dT of neighbours")
@@ -326,12 +327,18 @@ def _power_of_ten(value: float, _position: int) -> str:
     return f"${factor}10^{{{exponent}}}$"
 
 
-def _reach(series: _Series) -> float:
-    """Highest end of an error bar among equilibrated points, or among all when there are none."""
-    known = np.isfinite(series.mean)
-    trusted = known & series.equilibrated
-    trusted = trusted if trusted.any() else known
-    return float((series.mean + np.nan_to_num(series.error))[trusted].max(initial=0.0))
+def _reach(series: Sequence[_Series]) -> float:
+    """Highest end of an error bar among equilibrated points, or among all when there are none.
+
+    A model without an equilibrated point must not set the scale of one that has some.
+    """
+    ends = [one.mean + np.nan_to_num(one.error) for one in series]
+    trusted = [end[one.equilibrated] for end, one in zip(ends, series, strict=True)]
+    for values in (trusted, ends):
+        known = [value for part in values for value in part[np.isfinite(part)]]
+        if known:
+            return float(max(known))
+    return 0.0
 
 
 def _peak(table: xr.Dataset) -> float:

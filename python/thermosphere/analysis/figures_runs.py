@@ -30,11 +30,11 @@ MAXIMUM_POINTS = 500
 
 @dataclass(frozen=True)
 class TrainingCurve:
-    """One training run, evaluated at some steps (P,) each; stop is the step whose weights are kept
-    (the early stop, or where |w|² reaches Q), None when there is none."""
+    """One training run, evaluated at some epochs (P,) each; stop is the epoch whose weights are
+    kept (the early stop, or where |w|² reaches Q), None when there is none."""
 
     label: str
-    step: npt.ArrayLike
+    epoch: npt.ArrayLike
     train_loss: npt.ArrayLike
     validation_loss: npt.ArrayLike
     norm2: npt.ArrayLike
@@ -79,7 +79,7 @@ def trace_figure(
 
 @styled
 def training_figure(curves: Sequence[TrainingCurve], *, norm2: float | None = None) -> Figure:
-    """Loss above and |w|² below against the step, one colour a run; circles mark where runs stop.
+    """Loss above and |w|² below against the epoch, one colour a run; circles mark where runs stop.
 
     norm2: Q, the squared norm at which ES weights are taken, as a dashed line.
     """
@@ -88,7 +88,7 @@ def training_figure(curves: Sequence[TrainingCurve], *, norm2: float | None = No
     figure = new_figure(6.6)
     loss, norm = figure.subplots(2, 1, sharex=True, height_ratios=(1.2, 1.0))
     for index, curve in enumerate(curves):
-        step = np.asarray(curve.step, dtype=np.float64)
+        epoch = np.asarray(curve.epoch, dtype=np.float64)
         shade = colour(index)
         for axes, values, line in (
             (loss, curve.train_loss, "-"),
@@ -96,10 +96,10 @@ def training_figure(curves: Sequence[TrainingCurve], *, norm2: float | None = No
             (norm, curve.norm2, "-"),
         ):
             heights = np.asarray(values, dtype=np.float64)
-            axes.plot(*_thinned(step, heights), color=shade, linestyle=line)
-            if curve.stop is not None and step.size:
-                at = int(np.argmin(np.abs(step - curve.stop)))
-                axes.plot(step[at], heights[at], "o", color=shade, mfc="white")
+            axes.plot(*_thinned(epoch, heights), color=shade, linestyle=line)
+            if curve.stop is not None and epoch.size:
+                at = int(np.argmin(np.abs(epoch - curve.stop)))
+                axes.plot(epoch[at], heights[at], "o", color=shade, mfc="white")
     if norm2 is not None:
         norm.axhline(norm2, color=GREY, linestyle=":")
     handles = [Line2D([], [], color=colour(i), label=c.label) for i, c in enumerate(curves)]
@@ -112,7 +112,7 @@ def training_figure(curves: Sequence[TrainingCurve], *, norm2: float | None = No
     legend_above(loss, handles)
     loss.set_ylabel("loss (nats per masked site)")
     norm.set_ylabel("|w|²" + (" (dotted: Q)" if norm2 is not None else ""))
-    norm.set_xlabel("optimiser step")
+    norm.set_xlabel("epoch")
     norm.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return figure
 

@@ -47,7 +47,7 @@ def similarity_figure(
     for axes in panels.values():
         axes.set_xlim(-1.05, 1.05)
         axes.set_xticks((-1, 0, 1))
-    figure.supxlabel("similarity q of two draws", fontsize=12)
+    figure.supxlabel("similarity q of two weight vectors", fontsize=12)
     return figure
 
 

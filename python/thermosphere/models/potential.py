@@ -43,9 +43,10 @@ class MaskedLanguagePotential:
     The loss of a sequence is the mean cross-entropy over its masked sites; U is the weighted mean
     over sequences. The network works on the masked rows only, wherever that is exact.
 
-    `chunk` is the largest number of (chain, sequence) pairs worked on at once: more chains or
-    sequences are done in pieces. 512 (8 chains × 64) is the measured optimum for tf1: beyond it the
-    activations leave the cache and a gradient of 16 chains takes a third longer.
+    `chunk` concerns the autograd backend alone: the largest number of (chain, sequence) pairs
+    worked on at once; more chains or sequences are done in pieces, so that activations stay in the
+    cache. `backend`: "fused" (ops.encoder_gradient), "autograd", or "auto", the fused one where it
+    covers the model and the sites are on the CPU.
 
     Raises ValueError when the sequences do not fit the model.
     """
@@ -69,7 +70,9 @@ class MaskedLanguagePotential:
         self.model = model
         self.sites = as_sites(sequences, device)
         self.chunk = chunk
-        self.backend = chosen_backend("MaskedLanguagePotential", backend, model, device)
+        self.backend = chosen_backend(
+            "MaskedLanguagePotential", backend, model, self.sites.inputs.device
+        )
         self.required = backend == "fused"  # then a call it does not cover is an error
         self._workspace = EncoderWorkspace()
 
@@ -189,7 +192,7 @@ def evaluate(
     sites = as_sites(sequences, weights.device)
     if sites.length != model.length:
         raise ValueError(f"evaluate: sequences must have {model.length} sites, got {sites.length}")
-    if chosen_backend("evaluate", backend, model, weights.device) == "fused" and (
+    if chosen_backend("evaluate", backend, model, sites.inputs.device) == "fused" and (
         weights.dtype == torch.float32 or backend == "fused"
     ):
         assert isinstance(model, Transformer)

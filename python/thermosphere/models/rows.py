@@ -10,9 +10,9 @@ import torch
 class Rows(NamedTuple):
     """R rows a chain, those of one sequence next to each other, the sequences in batch order.
 
-    A sequence of 86 sites has about 13 masked ones but the fullest of 64 has 21; listing rows
-    instead of padding every sequence to the fullest saves 40 % of everything that is done row by
-    row.
+    The number of masked sites varies from sequence to sequence (86 sites masked with probability
+    0.15: 12.9 ± 3.3). Listing rows instead of padding every sequence to the fullest of the batch
+    saves the padding in everything that is done row by row.
     """
 
     sequence: torch.Tensor  # (C, R) int64, index in the batch, [0, B)

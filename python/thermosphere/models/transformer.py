@@ -162,8 +162,8 @@ class Transformer:
         Key j is E[x_j] + PE_j and every query is E[mask] + PE_i; with Q (n, d) the table of queries
             S_ij = Q_i·PE_j + Q_i·E[x_j]
             (A X) Wvoᵀ = A (PE Wvoᵀ) + (Σ_{j: x_j = a} A_ij)_a (E Wvoᵀ)
-        are look-ups and products of n and V columns. A gradient of tf1 takes two thirds of the time
-        of the general block, and the (C, B, n, d) activations are never in memory.
+        are look-ups and products of n and V columns, and the (C, B, n, d) activations are never in
+        memory.
         """
         own = "blocks.0."
         embedding = parameters["embedding"]  # (C, V, d)

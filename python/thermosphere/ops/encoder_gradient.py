@@ -1,11 +1,10 @@
-"""Loss and gradient of a masked-language transformer in one fused call on the CPU (SPEC §2;
-csrc/encoder_gradient*).
+"""Loss and gradient of a masked-language transformer in one fused call on the CPU
+(arXiv 2603.29529, Eq. 3-14 and 24-30; csrc/encoder_gradient*).
 
 Packs each chain's weights, works through (chain × group of sequences) with the last block at the
-masked rows only, and adds the
-groups up in a fixed order: the same bits for any number of threads. Float32 throughout, losses
-summed in float64.
-The formulas are in encoder_gradient_ref.py.
+masked rows only, and adds the groups up in a fixed order: the same bits for any number of threads,
+but not for every instruction set. Float32 throughout, losses summed in float64. The formulas are in
+encoder_gradient_ref.py.
 """
 
 from __future__ import annotations
@@ -17,10 +16,6 @@ import torch
 
 from thermosphere import _core
 from thermosphere.ops.minibatch import Minibatch
-
-# What the kernel's fixed arrays and registers hold (csrc/encoder_gradient.h,
-# masked_cross_entropy_cpu.h).
-BLOCKS_MAX, EMBEDDING_MAX, HIDDEN_MAX, LENGTH_MAX, TOKENS_MAX = 16, 128, 512, 256, 64
 
 
 @dataclass(frozen=True)
@@ -39,7 +34,7 @@ class EncoderShape:
 
     def obstacle(self) -> str | None:
         """Why the fused kernel does not cover this shape, as one phrase; None where it does."""
-        limits = (BLOCKS_MAX, EMBEDDING_MAX, HIDDEN_MAX, LENGTH_MAX, TOKENS_MAX)
+        limits = _core.encoder_size_limits
         names = ("blocks", "embedding", "hidden", "length", "tokens")
         for name, size, limit in zip(names, self.sizes(), limits, strict=True):
             if not 1 <= size <= limit:
@@ -48,7 +43,10 @@ class EncoderShape:
 
 
 class EncoderData(NamedTuple):
-    """A masked sequence set as the kernel reads it, and the positional codes."""
+    """A masked sequence set as the kernel reads it, and the positional codes.
+
+    Made by `encoder_data`, which checks the values.
+    """
 
     tokens: torch.Tensor  # (S, n) uint8, the mask token at masked sites
     first: torch.Tensor  # (S + 1,) int64: sequence s has masked sites first[s] … first[s + 1]
@@ -57,6 +55,16 @@ class EncoderData(NamedTuple):
     code_embedding: torch.Tensor  # (n, padded d) float32
     code_hidden: torch.Tensor  # (n, padded m) float32
     mask: int  # the token at every masked site
+
+
+_DATA = {
+    "tokens": torch.uint8,
+    "first": torch.int64,
+    "site": torch.int32,
+    "target": torch.int32,
+    "code_embedding": torch.float32,
+    "code_hidden": torch.float32,
+}
 
 
 class EncoderResult(NamedTuple):
@@ -76,17 +84,42 @@ def encoder_data(
 
     inputs, truth: (S, n) integers; masked: (S, n) bool; codes: (n, d) and (n, m), padded here with
     zeros to multiples of 16.
+
+    Raises ValueError where shapes or dtypes do not fit, a sequence has no masked site, the masked
+    sites do not hold one and the same token, or it is not the largest of all.
     """
     if inputs.shape != masked.shape or truth.shape != masked.shape or masked.ndim != 2:
         raise ValueError(
             f"encoder_data: inputs, masked and truth must be (S, n), got {tuple(inputs.shape)}, "
             f"{tuple(masked.shape)}, {tuple(truth.shape)}"
         )
-    if not bool(masked.any()):
-        raise ValueError("encoder_data: expected at least one masked site, got none")
+    if masked.dtype != torch.bool:
+        raise ValueError(f"encoder_data: masked must be bool, got {masked.dtype}")
+    for name, code in (("code_embedding", code_embedding), ("code_hidden", code_hidden)):
+        if code.ndim != 2 or len(code) != masked.shape[1]:
+            raise ValueError(
+                f"encoder_data: {name} must be ({masked.shape[1]}, ·), got {tuple(code.shape)}"
+            )
+    if len(masked) == 0:
+        raise ValueError("encoder_data: expected at least one sequence, got none")
+    without = (~masked.any(dim=1)).nonzero().flatten()
+    if len(without) > 0:
+        raise ValueError(
+            "encoder_data: expected at least one masked site in every sequence, got none in "
+            f"sequence {int(without[0])}"
+        )
     mask = int(inputs[masked][0])
     if not bool((inputs[masked] == mask).all()):
         raise ValueError("encoder_data: inputs must hold one and the same token at masked sites")
+    for name, tokens in (("inputs", inputs), ("truth", truth)):
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high > mask:
+            raise ValueError(
+                f"encoder_data: {name} must be in [0, {mask}], the mask token the last, "
+                f"got {low}..{high}"
+            )
+    if mask > 255:
+        raise ValueError(f"encoder_data: tokens must be < 256, got {mask}")
     sequence, site = masked.nonzero(as_tuple=True)
     first = torch.zeros(len(masked) + 1, dtype=torch.int64)
     first[1:] = masked.sum(dim=1).cumsum(0)
@@ -140,11 +173,11 @@ def encoder_gradient(
     if obstacle is not None:
         raise ValueError(f"encoder_gradient: {obstacle}")
     _check_data(shape, data)
-    if weights.ndim != 2 or weights.dtype != torch.float32 or not weights.is_contiguous():
+    if weights.ndim != 2:
         raise ValueError(
-            f"encoder_gradient: weights must be (C, N) contiguous float32, "
-            f"got {tuple(weights.shape)} {weights.dtype}"
+            f"encoder_gradient: weights must be (C, N), got {tuple(weights.shape)} {weights.dtype}"
         )
+    _check_tensor("weights", weights, torch.float32)
     chains, parameters = weights.shape
     if parameters != _parameters(shape):
         raise ValueError(
@@ -196,11 +229,28 @@ def _padded(code: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(code.float(), (0, -code.shape[1] % 16)).contiguous()
 
 
+def _check_tensor(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> None:
+    """What a pointer needs."""
+    if tensor.dtype != dtype or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        layout = "contiguous" if tensor.is_contiguous() else "strided"
+        raise ValueError(
+            f"encoder_gradient: {name} must be contiguous {dtype} on cpu, "
+            f"got {layout} {tensor.dtype} on {tensor.device.type}"
+        )
+
+
 def _check_data(shape: EncoderShape, data: EncoderData) -> None:
+    for name, dtype in _DATA.items():
+        _check_tensor(f"data.{name}", getattr(data, name), dtype)
+    if data.tokens.ndim != 2 or data.site.ndim != 1 or data.target.shape != data.site.shape:
+        raise ValueError(
+            "encoder_gradient: data must have tokens (S, n), site (M,) and target (M,), got "
+            f"{tuple(data.tokens.shape)}, {tuple(data.site.shape)} and {tuple(data.target.shape)}"
+        )
     sequences, n = data.tokens.shape
     expected = (n, -(-shape.embedding // 16) * 16), (n, -(-shape.hidden // 16) * 16)
     got = tuple(data.code_embedding.shape), tuple(data.code_hidden.shape)
-    if n != shape.length or got != expected or len(data.first) != sequences + 1:
+    if n != shape.length or got != expected or data.first.shape != (sequences + 1,):
         raise ValueError(
             f"encoder_gradient: data must be for length {shape.length} with codes {expected}, "
             f"got length {n} with codes {got}"
@@ -214,18 +264,17 @@ def _check_data(shape: EncoderShape, data: EncoderData) -> None:
 
 def _check_batch(batch: Minibatch, chains: int, sequences: int) -> int:
     indices, shares = batch.indices, batch.weights
-    if indices.ndim != 2 or len(indices) != chains or indices.dtype != torch.int64:
+    if indices.ndim != 2 or len(indices) != chains:
         raise ValueError(
-            f"encoder_gradient: batch.indices must be ({chains}, B) int64, "
-            f"got {tuple(indices.shape)} {indices.dtype}"
+            f"encoder_gradient: batch.indices must be ({chains}, B), got {tuple(indices.shape)}"
         )
-    if shares.shape != indices.shape or shares.dtype != torch.float32:
+    if shares.shape != indices.shape:
         raise ValueError(
-            f"encoder_gradient: batch.weights must be {tuple(indices.shape)} float32, "
-            f"got {tuple(shares.shape)} {shares.dtype}"
+            f"encoder_gradient: batch.weights must be {tuple(indices.shape)}, "
+            f"got {tuple(shares.shape)}"
         )
-    if not (indices.is_contiguous() and shares.is_contiguous()):
-        raise ValueError("encoder_gradient: batch must be contiguous, got a strided view")
+    _check_tensor("batch.indices", indices, torch.int64)
+    _check_tensor("batch.weights", shares, torch.float32)
     if indices.numel() == 0 or int(indices.min()) < 0 or int(indices.max()) >= sequences:
         raise ValueError(
             f"encoder_gradient: batch.indices must be in [0, {sequences}), got "

@@ -1,5 +1,5 @@
-"""The transformer's loss as SPEC §2 writes it, sequence by sequence, every row of every block;
-gradient by autograd.
+"""The transformer's loss as arXiv 2603.29529 writes it (Eq. 3-14 and 24-30), sequence by
+sequence, every row of every block; gradient by autograd.
 
 Works in the dtype of the weights; nothing compiled, nothing shared with models/ or with the kernel.
 """

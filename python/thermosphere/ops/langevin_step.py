@@ -1,4 +1,4 @@
-"""The fused constrained pseudo-Langevin step on flat weight vectors (SPEC §4; Eq. 34-41 of arXiv
+"""The fused constrained pseudo-Langevin step on flat weight vectors (Eq. 34-41 of arXiv
 2603.29529).
 
     Π̃ = a Π - b g + s η          g = gradient + τ (w/M) / Σ(w²/M)

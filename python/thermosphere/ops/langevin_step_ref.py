@@ -1,4 +1,4 @@
-"""The step as the formula reads (SPEC §4; Eq. 34-41 of arXiv 2603.29529), in whatever precision
+"""The step as the formula reads (Eq. 34-41 of arXiv 2603.29529), in whatever precision
 comes in; noise is an argument."""
 
 from __future__ import annotations

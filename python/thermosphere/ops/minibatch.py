@@ -26,8 +26,8 @@ def draw_minibatch(
     examples: int,
     stream: Stream = Stream.MINIBATCH,
 ) -> Minibatch:
-    """Draw ``batch`` examples with replacement for each chain, duplicates merged (SPEC §4, the
-    published rule).
+    """Draw ``batch`` examples with replacement for each chain, duplicates merged (the rule
+    of the published code of arXiv 2603.29529).
 
     The first occurrence of each distinct example carries 1 / (number of distinct examples), repeats
     carry 0: the mean over

@@ -1,4 +1,4 @@
-"""Standard normals of the counter-based generator.
+"""Standard normals and uniforms of the counter-based generator.
 
 Philox4x32-10 with counter (index // 4, chain, step, stream | step >> 32) and key = seed: every
 number is a function of
@@ -33,6 +33,18 @@ def check_counter(op: str, seed: int, step: int) -> None:
         raise ValueError(f"{op}: seed must be in [0, 2**64), got {seed}")
     if not 0 <= step < 2**56:
         raise ValueError(f"{op}: step must be in [0, 2**56), got {step}")
+
+
+def uniform(*, seed: int, stream: Stream, chain: int, step: int) -> float:
+    """One number in [0, 1) of one chain at one step: the first word of the draw in units of 2⁻³².
+
+    Raises ValueError where an argument is out of range.
+    """
+    check_counter("uniform", seed, step)
+    if not 0 <= chain < 2**32:
+        raise ValueError(f"uniform: chain must be in [0, 2**32), got {chain}")
+    counter = [0, chain, step & 0xFFFFFFFF, (step >> 32) | (int(stream) << 24)]
+    return _core.philox4x32(counter, [seed & 0xFFFFFFFF, seed >> 32])[0] * 2.0**-32
 
 
 def normals(*, seed: int, stream: Stream, chain: int, step: int, count: int) -> torch.Tensor:

@@ -9,8 +9,9 @@ everything out per model.
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -114,7 +115,7 @@ class Sampling(Section, frozen=True):
     t_ratio_max: Fraction | None = None
     t_ratio_cap: Fraction = 1e-2
     displacement: Positive = 0.005
-    variance_floor: float | Literal["median"] | None = None
+    variance_floor: Positive | Literal["median"] | None = None
     average_axis: Index | None = None
     noise_draws: Annotated[int, Meta(ge=2)] = 100
     noise_draws_max: Annotated[int, Meta(ge=2)] = 1_000
@@ -139,7 +140,7 @@ class Analysis(Section, frozen=True):
     attention_sequences: Count = 1_000  # of the test set, for the mean attention
     attention_samples: Count = 20  # weight samples a temperature
     similarity_samples: Count = 100
-    min_separation: Index = 6  # of P̃@L
+    min_separation: Count = 6  # of P̃@L
     tolerance: Index = 1  # of P̃@L
     contact_shift: int = 0  # 1 for the published sequences
 
@@ -200,20 +201,19 @@ def load_config(
     return config
 
 
-def first_difference(old: Config, new: Config) -> str | None:
-    """The first setting that differs such that saved results no longer belong to it, as one line;
-    None where all may go on.
+def first_difference(old: Config, new: Config, settled: Callable[[str], bool]) -> str | None:
+    """The first setting of a run that may no longer change, as one line; None where all may go on.
 
-    The analysis may change, and a run may be given more draws.
+    settled(key) says whether results that depend on the dotted key are there; what has none yet may
+    change, and so may the analysis. Runs may be made longer: more draws, more epochs.
     """
     before, after = _flat(msgspec.to_builtins(old)), _flat(msgspec.to_builtins(new))
-    for key in sorted(before.keys() | after.keys()):
-        was, now = before.get(key), after.get(key)
-        if was == now or key == "name" or key.startswith("analysis."):
+    for key in sorted(before.keys() & after.keys()):
+        was, now = before[key], after[key]
+        free = key == "name" or key.startswith("analysis.") or key.endswith("checkpoint_seconds")
+        if was == now or free or not settled(key):
             continue
-        if key.endswith(".sampling.checkpoint_seconds"):
-            continue
-        if key.endswith(".sampling.draws") and was is not None and now is not None and now > was:
+        if key.endswith((".draws", ".max_epochs", ".reference_epochs")) and now > was:
             continue
         return f"{key}: saved {was!r}, now {now!r}"
     return None
@@ -238,6 +238,11 @@ def _spread_defaults(table: dict[str, Any], where: str) -> None:
 
 
 def _check(config: Config, where: str) -> None:
+    for key, value in _flat(msgspec.to_builtins(config)).items():
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise ValueError(f"{where}: {key}: expected finite numbers, got {value}")
+    _check_ignored(config, where)
     total = config.data.train + config.data.validation + config.data.test
     if config.sequences.file is None and total > config.sequences.count:
         raise ValueError(
@@ -266,6 +271,20 @@ def _check(config: Config, where: str) -> None:
             model.sampling.options()
         except ValueError as error:
             raise ValueError(f"{where}: models.{name}.sampling: {error}") from error
+
+
+def _check_ignored(config: Config, where: str) -> None:
+    """Refuse settings that would be recorded but not used."""
+    unused: list[tuple[str, Section, Section, str]] = []
+    if config.structure.file is None:
+        unused = [("structure", config.structure, Structure(), "a structure.file")]
+    if config.sequences.file is not None:
+        unused.append(("sequences", config.sequences, Sequences(), "sampled sequences"))
+    for section, given, default, needs in unused:
+        for key in given.__struct_fields__:
+            if key in ("file", "count", "fasta") or getattr(given, key) == getattr(default, key):
+                continue
+            raise ValueError(f"{where}: {section}.{key} needs {needs}, got {getattr(given, key)!r}")
 
 
 def _set(table: dict[str, Any], change: str) -> None:

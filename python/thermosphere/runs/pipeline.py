@@ -8,7 +8,7 @@
     DIR/MODEL/references.safetensors           ES and OT weights
     DIR/MODEL/samples.zarr          sample:    observables and weights; checkpoint.safetensors
     beside it
-    DIR/report.html, figures/, table.csv       report
+    DIR/report.html, figures/, MODEL/thermodynamics.csv    report
 
 Each stage reads files and writes files, so any of them can be run alone, replaced by hand, or
 resumed.
@@ -25,6 +25,7 @@ from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from tqdm import tqdm
 
 from thermosphere.models.named import named_model
@@ -67,16 +68,16 @@ class Run:
     ) -> Run:
         """Make the directory and save the settings in it, or take up a run that is there.
 
-        Raises ValueError where the directory holds a run with other settings.
+        Raises ValueError where the directory holds results that other settings gave.
         """
         saved = directory / "config.toml"
         if saved.is_file():
             before = load_config(saved.read_text(encoding="utf-8"), where=str(saved))
-            difference = first_difference(before, config)
+            difference = first_difference(before, config, lambda key: _settled(directory, key))
             if difference is not None:
                 raise ValueError(
-                    f"{directory} holds a run with other settings ({difference}); use another "
-                    "--output"
+                    f"{directory} holds results of other settings ({difference}); "
+                    "use another --output, or remove them"
                 )
         elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise ValueError(
@@ -150,6 +151,7 @@ class Run:
                 hot=settings.hot_temperature,
                 moves=settings.moves,
                 seed=stage_seed(self.config.seed, "sequences"),
+                threads=torch.get_num_threads(),
                 progress=self.progress,
             )
             result.save(sampled)
@@ -214,7 +216,7 @@ class Run:
             )
 
     def report(self) -> None:
-        """Everything → figures, table.csv and report.html."""
+        """Everything → figures, MODEL/thermodynamics.csv and report.html."""
         for name in self.config.models:
             self._needs(f"{name}/references.safetensors", "train")
             self._needs(f"{name}/checkpoint.safetensors", "sample")
@@ -231,12 +233,14 @@ class Run:
         directory = self.directory / name
         directory.mkdir(exist_ok=True)
         output = directory / "references.safetensors"
+        checkpoints = [directory / f"stage{k}.checkpoint.safetensors" for k in (1, 2)]
         if self._done(output, "train"):
+            for checkpoint in checkpoints:  # left by a kill right after the output was written
+                checkpoint.unlink(missing_ok=True)
             return
         model = named_model(name, length=data.length)
         t = settings.training
         stage1 = directory / "stage1.safetensors"
-        checkpoints = [directory / f"stage{k}.checkpoint.safetensors" for k in (1, 2)]
         for checkpoint in checkpoints:
             self._done(checkpoint, "train")  # refuses an unfinished training unless resuming
         shared: dict[str, Any] = {
@@ -314,6 +318,28 @@ class Run:
     def _say(self, line: str) -> None:
         if self.progress:
             tqdm.write(line)
+
+
+def _settled(directory: Path, key: str) -> bool:
+    """Whether the directory holds results that depend on a setting (a dotted key of the config)."""
+    section, _, rest = key.partition(".")
+    sampled = [directory / "sequences.npz", directory / "sequences.fasta"]
+    match section:
+        case "structure":
+            outputs = [directory / "contacts.toml"]
+        case "sequences" | "interaction_seed":
+            outputs = sampled
+        case "data":
+            outputs = [directory / "dataset.npz"]
+        case "models" if ".sampling." in rest:
+            name = rest.split(".")[0]
+            outputs = [directory / name / "samples.zarr"]
+        case "models":
+            name = rest.split(".")[0]
+            outputs = list((directory / name).glob("*.safetensors"))
+        case _:  # the seed
+            outputs = sampled
+    return any(output.exists() for output in outputs)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -16,10 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import matplotlib.figure
-
-from thermosphere.analysis.figures import png_bytes
-
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -30,11 +26,6 @@ class Figure:
     png: bytes
     caption: str
     alt: str = ""
-
-    @staticmethod
-    def from_matplotlib(figure: matplotlib.figure.Figure, caption: str, alt: str = "") -> Figure:
-        """Draw a matplotlib figure."""
-        return Figure(png_bytes(figure), caption, alt)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,23 @@
-"""Numbers for the reader: a model's table over temperature and the warnings that go with it."""
+"""Numbers for the reader: a model's tables and the warnings that go with them."""
 
 from __future__ import annotations
 
 import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from thermosphere.analysis.embedding import EffectiveDimension
+from thermosphere.analysis.figures_ladder import Reference
+from thermosphere.analysis.similarity import similarity_summary
+from thermosphere.proteins.tempering_result import TemperingResult
 from thermosphere.runs.report import Table
+from thermosphere.training import EarlyStopped, References
 
 # Column, variable of the table, whether it has a `…_error`, decimals where it has none.
 COLUMNS = (
@@ -37,7 +46,8 @@ def thermodynamics_table(table: xr.Dataset, *, caption: str = "", short: bool = 
 
     table: from `thermodynamics`; variables it lacks make no column, so `precision_at_l_tolerant`
     appears once the caller has added it.  short: only loss, specific heat, errors and P̃@L, without
-    standard errors, for a terminal.  Temperatures that are not equilibrated are doubtful rows.
+    standard errors, for a terminal.  Temperatures that are not equilibrated are doubtful rows, and
+    have no C: the variance of a drifting loss is no specific heat.
     """
     chosen = [
         (column, name, decimals)
@@ -52,7 +62,9 @@ def thermodynamics_table(table: xr.Dataset, *, caption: str = "", short: bool = 
         for _, name, decimals in chosen:
             mean = float(table[name].values[index])
             error = name + "_error"
-            if short or error not in table:
+            if name == "specific_heat" and settled == "no":
+                row.append("–")
+            elif short or error not in table:
                 row.append(_fixed(mean, decimals))
             else:
                 row.append(with_error(mean, float(table[error].values[index])))
@@ -61,6 +73,21 @@ def thermodynamics_table(table: xr.Dataset, *, caption: str = "", short: bool = 
         rows.append(row)
     doubtful = np.flatnonzero(~table["equilibrated"].values)
     return Table(columns, rows, caption, tuple(int(index) for index in doubtful))
+
+
+def write_table(table: xr.Dataset, path: Path) -> None:
+    """Write the table over temperature as CSV, atomically; T* and its caveat lead as comments.
+
+    ``pandas.read_csv(path, comment="#")`` reads it.
+    """
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, suffix=".csv", delete=False, encoding="utf-8", newline=""
+    ) as file:
+        for name in ("peak_temperature", "peak_caveat"):
+            file.write(f"# {name} = {table.attrs[name]}".rstrip() + "\n")
+        table.to_dataframe().to_csv(file)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
 
 
 def equilibration_warnings(name: str, table: xr.Dataset) -> list[str]:
@@ -94,6 +121,156 @@ def equilibration_reasons(table: xr.Dataset) -> list[str]:
         )
         if reason
     ]
+
+
+def training_warnings(name: str, stage1: EarlyStopped, trained: References) -> list[str]:
+    """Which trainings of the model `name` max_epochs cut short; empty when none."""
+    sentences = []
+    stopped, saturated = stage1.stopped.numpy(), trained.saturated.numpy()
+    if not stopped.all():
+        sentences.append(
+            f"{name}: {(~stopped).sum()} of {stopped.size} stage-1 runs did not stop early within "
+            "max_epochs; Q, the squared norm of everything after, may be too small."
+        )
+    if not saturated.all():
+        sentences.append(
+            f"{name}: OT weights of {(~saturated).sum()} of {saturated.size} runs are not "
+            "saturated; training loss or error was still falling when reference_epochs ended."
+        )
+    return sentences
+
+
+def training_table(trained: References) -> Table:
+    """Epochs of every reference run; runs that did not saturate are doubtful."""
+    saturated = trained.saturated.numpy()
+    rows = [
+        [
+            str(run + 1),
+            f"{float(trained.early_stopped_epochs[run]):.1f}",
+            f"{float(trained.scale[run]):.5f}",
+            str(int(trained.over_trained_epochs[run])),
+            "yes" if saturated[run] else "no",
+        ]
+        for run in range(saturated.size)
+    ]
+    return Table(
+        ["run", "ES epoch", "ES scaled by", "OT epochs", "OT saturated"],
+        rows,
+        "Reference runs: when |w|² first reached Q (ES), the factor that set it to Q, and the end "
+        "(OT)",
+        tuple(int(run) for run in np.flatnonzero(~saturated)),
+    )
+
+
+def reference_table(references: Sequence[Reference]) -> Table:
+    """ES and OT: mean and spread over runs."""
+    columns = {
+        "training loss": "train_loss",
+        "train error": "train_error",
+        "validation error": "validation_error",
+        "test error": "test_error",
+        "P@L": "precision_at_l",
+        "P̃@L": "precision_at_l_tolerant",
+    }
+    present = {label: key for label, key in columns.items() if key in references[0].values}
+    rows = []
+    for reference in references:
+        row = [reference.label]
+        for key in present.values():
+            values = np.asarray(reference.values[key])
+            spread = float(values.std(ddof=1)) if values.size > 1 else math.nan
+            row.append(with_error(float(values.mean()), spread))
+        rows.append(row)
+    return Table(
+        ["weights", *present], rows, "Trained weights: mean ± standard deviation over runs"
+    )
+
+
+def block_table(best: Mapping[str, Mapping[int, int]]) -> Table:
+    """Best block of each start; best: label → start → block, both from 0 (shown from 1)."""
+    starts = sorted({start for blocks in best.values() for start in blocks})
+    rows = [
+        [label, *(str(blocks[start] + 1) if start in blocks else "–" for start in starts)]
+        for label, blocks in best.items()
+    ]
+    return Table(
+        ["weights", *(f"start {start + 1}" for start in starts)],
+        rows,
+        "Best block of each start by P̃@L (samples of a start began at its ES weights)",
+    )
+
+
+def similarity_table(similarity: Mapping[str, Mapping[str, npt.NDArray[np.float64]]]) -> Table:
+    """Mean ± standard deviation over pairs (a single pair has none): a row a layer, a column a
+    label of `similarity`."""
+    summaries = {label: similarity_summary(dict(pairs)) for label, pairs in similarity.items()}
+    layers = dict.fromkeys(layer for summary in summaries.values() for layer in summary)
+    rows = [
+        [
+            layer,
+            *(
+                with_error(*summary[layer])
+                if similarity[label][layer].size > 1
+                else _fixed(summary[layer][0], 3)
+                for label, summary in summaries.items()
+            ),
+        ]
+        for layer in layers
+    ]
+    return Table(
+        ["layer", *summaries], rows, "Similarity q of two weight vectors: mean ± standard deviation"
+    )
+
+
+def dimension_table(
+    dimensions: Mapping[str, Mapping[str, EffectiveDimension]], temperature: float
+) -> Table:
+    """Elements away from zero in every norm vector: a column a kind of weights."""
+    kinds = list(dimensions)
+    vectors = dimensions[kinds[0]]
+    rows = [
+        [name, str(vector.size), *(_away(dimensions[kind][name]) for kind in kinds)]
+        for name, vector in vectors.items()
+    ]
+    caption = (
+        "Norm elements away from zero, mean ± standard deviation over draws or runs: the effective "
+        "embedding dimension where they fall into two groups (one: they do not). Samples at "
+        f"T = {format_temperature(temperature)}"
+    )
+    return Table(["norm", "size", *kinds], rows, caption)
+
+
+def _away(dimension: EffectiveDimension) -> str:
+    if not dimension.split:
+        return f"{dimension.count:.0f} (one group)"
+    return f"{dimension.count:.1f} ± {dimension.spread:.1f}"
+
+
+def mixing_table(sequences: TemperingResult) -> Table:
+    """Diagnostics of the tempering walkers, without the mean overlaps: a histogram shows those."""
+    rows = [
+        [name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value)]
+        for name, value in sequences.diagnostics.items()
+        if not name.startswith("overlap_")
+    ]
+    return Table(["what", "value"], rows, "Mixing of the walkers")
+
+
+def level_table(sequences: TemperingResult) -> Table:
+    """A row a level of the tempering ladder."""
+    rows = [
+        [f"{t:.3f}", f"{e:.1f}", f"{s:.1f}", str(v), f"{a:.3f}", f"{z:.2f}"]
+        for t, e, s, v, a, z in zip(
+            sequences.temperatures,
+            sequences.mean_energy,
+            sequences.energy_deviation,
+            sequences.visits,
+            sequences.acceptance,
+            sequences.log_partition,
+            strict=True,
+        )
+    ]
+    return Table(["T", "⟨E⟩", "σ_E", "visits", "acceptance", "ln Z − ln Z_hot"], rows, "The ladder")
 
 
 def _list(table: xr.Dataset, chosen: npt.NDArray[np.bool_]) -> str:

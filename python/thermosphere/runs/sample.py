@@ -3,15 +3,17 @@ from."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from thermosphere import _core
 from thermosphere.archive import read_archive, write_archive
 from thermosphere.models.masked_sites import MaskedSites
 from thermosphere.models.potential import MaskedLanguagePotential
@@ -22,6 +24,7 @@ from thermosphere.runs.store import SampleStore
 from thermosphere.sampling.langevin import Langevin
 from thermosphere.sampling.state import LangevinState
 from thermosphere.training import References
+from thermosphere.training.trainer import check_fingerprint
 
 CHECKPOINT = "thermosphere sampling checkpoint"
 
@@ -60,11 +63,31 @@ def sample_model(
     regularised = Regularised(potential, settings.ridge, settings.tether, first)
     energy = regularised if settings.ridge or settings.tether else potential
     sampler = Langevin(energy, temperature, seed=seed, options=settings.options())
+    belongs_to = {
+        **asdict(settings.options()),
+        "temperatures": settings.temperatures,
+        "chains": settings.chains,
+        "ridge": settings.ridge,
+        "tether": settings.tether,
+        "moves_per_draw": settings.moves_per_draw,
+        "seed": seed,
+        "model": potential.model.name,
+        "training set": _digest(potential.sites.inputs, potential.sites.truth),
+        "start": _digest(first),
+    }
+    bits = f"{potential.backend} gradients on {_core.isa_chosen()}"
+    if potential.backend == "autograd":
+        bits += f", {torch.get_num_threads()} threads"
 
     if checkpoint.exists():
         tensors, header = read_archive(checkpoint, CHECKPOINT)
         state = LangevinState.from_tensors(tensors)
-        _check_resumed(state, header, checkpoint, temperature, potential.parameters, seed)
+        check_fingerprint(checkpoint, header["fingerprint"], belongs_to)
+        if header["bits"] != bits:
+            tqdm.write(
+                f"sample: {checkpoint} was written with {header['bits']}, this is {bits}: "
+                "the run goes on, but not with the bits of an unbroken one"
+            )
         done = int(header["draws"])
         store = SampleStore.open(
             store_path,
@@ -114,7 +137,12 @@ def sample_model(
                 time.monotonic() - saved_at >= settings.checkpoint_seconds
                 or draw + 1 == settings.draws
             ):
-                header = {"kind": CHECKPOINT, "draws": draw + 1, "seed": seed}
+                header = {
+                    "kind": CHECKPOINT,
+                    "draws": draw + 1,
+                    "fingerprint": belongs_to,
+                    "bits": bits,
+                }
                 write_archive(checkpoint, state.tensors(), header)
                 saved_at = time.monotonic()
     return store_path
@@ -127,7 +155,8 @@ def observe(
     state: LangevinState,
     first: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
-    """The observables of a draw, (C,) float64 each (SPEC §6): losses and errors on the named sets,
+    """The observables of a draw, (C,) float64 each (Eq. 26-30 of arXiv 2603.29529): losses and
+    errors on the named sets,
     and the chains' own.
 
     first: (C, N), where the chains started.
@@ -142,19 +171,9 @@ def observe(
     return observables
 
 
-def _check_resumed(
-    state: LangevinState,
-    header: dict[str, Any],
-    path: Path,
-    temperature: torch.Tensor,
-    parameters: int,
-    seed: int,
-) -> None:
-    if header.get("seed") != seed or "draws" not in header:
-        raise ValueError(f"checkpoint: {path} must be of seed {seed}, got {header.get('seed')}")
-    if not torch.equal(state.temperature, temperature) or state.weights.shape[1] != parameters:
-        raise ValueError(
-            f"checkpoint: {path} must hold {len(temperature)} chains of {parameters} parameters "
-            "at the ladder's "
-            f"temperatures, got {tuple(state.weights.shape)} at {state.temperature.tolist()}"
-        )
+def _digest(*tensors: torch.Tensor) -> str:
+    """What tells one set of numbers from another."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

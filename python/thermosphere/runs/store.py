@@ -12,10 +12,12 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xarray as xr
 import zarr
@@ -95,38 +97,33 @@ class SampleStore:
     def open(cls, path: Path, *, draws: int, chains: int, parameters: int) -> SampleStore:
         """The store of a run that goes on; grown where ``draws`` exceeds it. Raises ValueError
         where it does not fit."""
-        try:
+        with _readable(path):
             group = zarr.open_group(path, mode="r+", use_consolidated=False)
-            weights = group["weights"]
-            assert isinstance(weights, zarr.Array)
-            shape = weights.shape
-        except (OSError, KeyError, ValueError, AssertionError) as error:
-            raise ValueError(f"samples: {path} is not a readable store ({_line(error)})") from error
-        if shape[0] != chains or shape[2] != parameters:
-            raise ValueError(
-                f"samples: {path} must hold ({chains} chains, {parameters} parameters), got "
-                f"{shape[0]}, {shape[2]}"
-            )
-        if shape[1] < draws:
-            move = group["move"]
-            assert isinstance(move, zarr.Array)
-            per_draw = int(np.asarray(move[:])[0])
-            for name in ("weights", *OBSERVABLES):
-                grown = group[name]
-                assert isinstance(grown, zarr.Array)
-                grown.resize((shape[0], draws, *grown.shape[2:]))
-            move.resize((draws,))
-            move[:] = (1 + np.arange(draws)) * per_draw
-            _consolidate(path)
+            arrays = {name: group[name] for name in ("weights", "move", *OBSERVABLES)}
+            shape = arrays["weights"].shape
+            if shape[0] != chains or shape[2] != parameters:
+                raise ValueError(
+                    f"it must hold ({chains} chains, {parameters} parameters), "
+                    f"got {shape[0]}, {shape[2]}"
+                )
+            per_draw = int(np.asarray(arrays["move"][:1])[0])
+            short = [array for array in arrays.values() if array.shape[array.ndim > 1] < draws]
+            for array in short:  # each by itself: a kill may have come between two of them
+                axis = 1 if array.ndim > 1 else 0
+                array.resize((*array.shape[:axis], draws, *array.shape[axis + 1 :]))
+            if short:
+                arrays["move"][:] = (1 + np.arange(draws)) * per_draw
+                _consolidate(path)
         return cls(path, group)
 
     def write(
         self, draw: int, observables: Mapping[str, torch.Tensor], weights: torch.Tensor
     ) -> None:
         """Write draw number ``draw``: observables (C,) each, weights (C, N)."""
-        for name in OBSERVABLES:
-            self._array(name)[:, draw] = observables[name].numpy()
-        self._array("weights")[:, draw] = weights.numpy()
+        with _readable(self.path):
+            for name in OBSERVABLES:
+                self._array(name)[:, draw] = observables[name].numpy()
+            self._array("weights")[:, draw] = weights.numpy()
 
     def _array(self, name: str) -> zarr.Array:
         array = self._group[name]
@@ -139,21 +136,39 @@ def open_samples(path: Path) -> xr.Dataset:
     or damaged."""
     if not Path(path).is_dir():
         raise ValueError(f"samples: expected a Zarr store at {path}, got nothing there")
-    try:
+    with _readable(path):
         samples = xr.open_zarr(path, chunks=None)
-        missing = {"weights", "temperature", "move", *OBSERVABLES} - set(samples.variables)
+        missing = {"weights", "temperature", "start", "move", *OBSERVABLES} - set(samples.variables)
         if missing:
             raise ValueError(f"arrays missing: {', '.join(sorted(missing))}")
         for name in OBSERVABLES:
             samples[name].load()
-    except Exception as error:  # zarr raises many kinds for a damaged store
-        raise ValueError(f"samples: {path} is not a readable store ({_line(error)})") from error
     return samples
+
+
+def read_weights(
+    samples: xr.Dataset, chains: npt.NDArray[np.int64], draws: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """Weights (len(chains), len(draws), N) of an open store. ValueError, one line, for damage."""
+    with _readable(Path(samples.encoding.get("source", "samples"))):
+        weights: npt.NDArray[np.float32] = samples["weights"].isel(chain=chains, draw=draws).values
+    return weights
 
 
 def written_draws(samples: xr.Dataset) -> int:
     """How many draws have been written (a run in progress has NaN after them)."""
     return int(np.isfinite(samples["train_loss"].values).all(axis=0).sum())
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged store raises (zarr and its codecs raise many kinds) into one line."""
+    try:
+        yield
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"samples: {path} is not a usable store ({_line(error)})") from error
 
 
 def _consolidate(path: Path) -> None:

@@ -1,5 +1,5 @@
 """What is computed from one model's samples: the table over temperature and what the figures show
-(SPEC §6)."""
+(arXiv 2603.29529, Figs. 3 to 7)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,24 @@ from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.models.transformer import Transformer
 from thermosphere.proteins.dataset import DataSet, MaskedSequences
 from thermosphere.runs.config import Analysis, ModelRun
-from thermosphere.runs.store import open_samples
+from thermosphere.runs.store import open_samples, read_weights
 from thermosphere.training import References
 
 Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class BlockAttention:
+    """Mean attention of the best block of one start, or of one run of training."""
+
+    attention: Array  # (n, n), averaged over the draws of `start`
+    start: int
+    best: Mapping[int, int]  # start → its best block, from 0; blocks may exchange roles
+
+    @property
+    def block(self) -> int:
+        """Zero-based block that `attention` is of."""
+        return self.best[self.start]
 
 
 @dataclass(frozen=True)
@@ -42,11 +56,13 @@ class ModelStudy:
     typical: float  # the temperature whose weights and attention are shown
     similarity: Mapping[
         str, Mapping[str, Array]
-    ]  # "within chains" | "between chains" → layer → pairs
-    norms: Mapping[str, Mapping[str, Array]]  # "samples" | "ES" → norm vector → (K, d)
-    dimensions: Mapping[str, EffectiveDimension]  # of the samples
-    attention: Mapping[str, Array]  # "samples", "ES", "OT" → (n, n) of the best block
-    best_block: int | None
+    ]  # "within chains" | "between chains" | "ES" | "OT" → layer → pairs
+    norms: Mapping[str, Mapping[str, Array]]  # "samples" | "ES" | "OT" → norm vector → (K, d)
+    dimensions: Mapping[
+        str, Mapping[str, EffectiveDimension]
+    ]  # "samples" | "ES" | "OT" → norm vector
+    attention: Mapping[str, BlockAttention]  # "ES" | "OT" | "samples"; empty without attention
+    blocks: int  # of attention
 
 
 def study_model(
@@ -71,38 +87,37 @@ def study_model(
         raise ValueError(f"report: {directory / 'samples.zarr'} holds no draw yet")
     table = thermodynamics(samples, burn_in=analysis.burn_in)
     weights = {"ES": trained.early_stopped, "OT": trained.over_trained}
-    test = data.test.subset(slice(settings.sampling.test_sequences))
-    values = {label: _evaluate(potential, rows, data, test) for label, rows in weights.items()}
+    values = _trained_values(trained, potential, data, settings.sampling.test_sequences)
 
     typical = _typical_temperature(table)
     typical_weights, chains = _draws(samples, typical, analysis, analysis.similarity_samples)
     layout = model.layout
-    attention: dict[str, Array] = {}
-    block = None
+    attention: dict[str, BlockAttention] = {}
     if isinstance(model, Transformer):
         read = data.test.subset(slice(analysis.attention_sequences))
-        score = _PrecisionOf(model, read, contacts, analysis)
+        score = _PrecisionOf(model, read, contacts, analysis, progress)
         for label, rows in weights.items():
-            strict, tolerant, maps = score(rows, np.arange(rows.shape[0]))
+            runs = np.arange(rows.shape[0])
+            strict, tolerant, maps, best = score(rows, runs)
             values[label] |= {"precision_at_l": strict, "precision_at_l_tolerant": tolerant}
-            attention[label] = maps[0]
-        table, attention["samples"], block = _precision_ladder(
-            table, samples, score, analysis, typical
-        )
+            attention[label] = _shown(maps, runs, best)
+        table, attention["samples"] = _precision_ladder(table, samples, score, analysis, typical)
+    kinds = {
+        "samples": typical_weights,
+        "ES": trained.early_stopped.numpy(),
+        "OT": trained.over_trained.numpy(),
+    }
     return ModelStudy(
         name=name,
         samples=samples,
         table=table,
         references=tuple(Reference(label, values[label]) for label in weights),
         typical=typical,
-        similarity=_similarity(typical_weights, chains, layout),
-        norms={
-            "samples": norm_vectors(typical_weights, layout),
-            "ES": norm_vectors(trained.early_stopped.numpy(), layout),
-        },
-        dimensions=effective_dimensions(typical_weights, layout),
+        similarity=_similarity(kinds, chains, layout),
+        norms={label: norm_vectors(rows, layout) for label, rows in kinds.items()},
+        dimensions={label: effective_dimensions(rows, layout) for label, rows in kinds.items()},
         attention=attention,
-        best_block=block,
+        blocks=model.blocks if isinstance(model, Transformer) else 0,
     )
 
 
@@ -115,23 +130,20 @@ class _PrecisionOf:
         sequences: MaskedSequences,
         contacts: npt.NDArray[np.uint8],
         analysis: Analysis,
+        progress: bool = False,
     ) -> None:
-        self.model, self.sequences, self.contacts, self.analysis = (
-            model,
-            sequences,
-            contacts,
-            analysis,
-        )
-        self.block = 0  # best block of the start scored last
+        self.model, self.sequences, self.contacts = model, sequences, contacts
+        self.analysis, self.progress = analysis, progress
 
     def __call__(
         self, weights: torch.Tensor, starts: npt.NDArray[np.int64]
-    ) -> tuple[Array, Array, Array]:
+    ) -> tuple[Array, Array, Array, dict[int, int]]:
         """weights (K, N), starts (K,) -> P@L (K,), P̃@L (K,), mean attention (K, n, n) of the best
-        block."""
-        maps = mean_attention(self.model, weights, self.sequences)
+        block, and that block for each start."""
+        maps = mean_attention(self.model, weights, self.sequences, progress=self.progress)
         strict, tolerant = np.empty(len(maps)), np.empty(len(maps))
         chosen = np.empty((len(maps), *maps.shape[2:]))
+        blocks: dict[int, int] = {}
         for start in np.unique(starts):
             rows = np.flatnonzero(starts == start)
             best = best_block(
@@ -144,13 +156,19 @@ class _PrecisionOf:
             strict[rows] = best.precision[:, best.index]
             tolerant[rows] = best.precision_tolerant[:, best.index]
             chosen[rows] = maps[rows, best.index]
-            self.block = best.index
-        return strict, tolerant, chosen
+            blocks[int(start)] = best.index
+        return strict, tolerant, chosen, blocks
+
+
+def _shown(maps: Array, starts: npt.NDArray[np.int64], best: Mapping[int, int]) -> BlockAttention:
+    """The first start's attention; maps (K, n, n) of the best block, starts (K,)."""
+    first = int(starts[0])
+    return BlockAttention(maps[starts == first].mean(axis=0), first, best)
 
 
 def _precision_ladder(
     table: xr.Dataset, samples: xr.Dataset, score: _PrecisionOf, analysis: Analysis, typical: float
-) -> tuple[xr.Dataset, Array, int]:
+) -> tuple[xr.Dataset, BlockAttention]:
     """The table with P@L and P̃@L added, and the mean attention of the best block at
     ``typical``."""
     columns: dict[str, list[float]] = {
@@ -158,19 +176,19 @@ def _precision_ladder(
         for name in ("precision_at_l", "precision_at_l_tolerant")
         for suffix in ("", "_error")
     }
-    shown = np.zeros(score.contacts.shape)
-    block = 0
+    shown = None
     for temperature in table["temperature"].values:
         weights, chains = _draws(samples, float(temperature), analysis, analysis.attention_samples)
         starts = samples["start"].values[chains]
-        strict, tolerant, maps = score(torch.from_numpy(weights), starts)
+        strict, tolerant, maps, best = score(torch.from_numpy(weights), starts)
         for name, values in (("precision_at_l", strict), ("precision_at_l_tolerant", tolerant)):
             columns[name].append(float(values.mean()))
             columns[name + "_error"].append(_error_between_chains(values, chains))
         if temperature == typical:
-            shown, block = maps[starts == starts[0]].mean(axis=0), score.block
+            shown = _shown(maps, starts, best)
+    assert shown is not None, typical
     extra = {name: ("temperature", np.array(values)) for name, values in columns.items()}
-    return table.assign(extra), shown, block
+    return table.assign(extra), shown
 
 
 def _error_between_chains(values: Array, chains: npt.NDArray[np.int64]) -> float:
@@ -188,21 +206,39 @@ def _draws(
     kept = kept_draws(samples, temperature, burn_in=analysis.burn_in)
     per_chain = max(1, min(len(kept.draws), count // max(1, len(kept.chains))))
     chosen = kept.draws[np.linspace(0, len(kept.draws) - 1, per_chain).round().astype(int)]
-    weights = samples["weights"].isel(chain=kept.chains, draw=chosen).values  # (chains, draws, N)
+    weights = read_weights(samples, kept.chains, chosen)  # (chains, draws, N)
     chains = np.repeat(kept.chains, len(chosen))
     return weights.reshape(-1, weights.shape[2]), chains
 
 
-def _evaluate(
-    potential: MaskedLanguagePotential, weights: torch.Tensor, data: DataSet, test: MaskedSequences
-) -> dict[str, Array]:
-    values = {}
-    for name, sequences in (("train", data.train), ("validation", data.validation), ("test", test)):
-        losses, errors = potential.evaluate(weights, sequences)
-        values[f"{name}_loss"], values[f"{name}_error"] = (
-            losses.double().numpy(),
-            errors.double().numpy(),
-        )
+def _trained_values(
+    trained: References, potential: MaskedLanguagePotential, data: DataSet, test_sequences: int
+) -> dict[str, dict[str, Array]]:
+    """Losses and errors of every ES and OT run, on the sequences that the samples were judged by.
+
+    Training measured them on the whole sets. The samples' test loss is of the first
+    ``test_sequences`` only; where these are not all, the test set is looked at again, so that both
+    stand on the same sequences.
+    """
+    whole = test_sequences >= len(data.test)
+    values: dict[str, dict[str, Array]] = {}
+    for label, weights, losses, errors in (
+        (
+            "ES",
+            trained.early_stopped,
+            trained.early_stopped_losses,
+            trained.early_stopped_errors,
+        ),
+        ("OT", trained.over_trained, trained.over_trained_losses, trained.over_trained_errors),
+    ):
+        if not whole:
+            test = potential.evaluate(weights, data.test.subset(slice(test_sequences)))
+            losses = torch.column_stack((losses[:, :2], test[0].double()))
+            errors = torch.column_stack((errors[:, :2], test[1].double()))
+        own = values[label] = {}
+        for column, name in enumerate(("train", "validation", "test")):
+            own[f"{name}_loss"] = losses[:, column].numpy()
+            own[f"{name}_error"] = errors[:, column].numpy()
     return values
 
 
@@ -217,15 +253,22 @@ def _typical_temperature(table: xr.Dataset) -> float:
 
 
 def _similarity(
-    weights: npt.NDArray[np.float32], chains: npt.NDArray[np.int64], layout: Layout
+    kinds: Mapping[str, npt.NDArray[np.float32]],
+    chains: npt.NDArray[np.int64],
+    layout: Layout,
 ) -> dict[str, dict[str, Array]]:
-    if len(weights) < 2:
-        return {}
-    pairs = layer_similarity(weights, layout)
-    between = between_chains(chains)
-    split = {"within chains": ~between, "between chains": between}
-    return {
-        label: {layer: values[which] for layer, values in pairs.items()}
-        for label, which in split.items()
-        if which.any()
-    }
+    """Pairs of samples within and between chains, pairs of runs of ES and of OT; what has no pair
+    is left out. kinds: label → (K, N) weights; chains: (K,) of the samples."""
+    similarity: dict[str, dict[str, Array]] = {}
+    for kind, weights in kinds.items():
+        if len(weights) < 2:
+            continue
+        pairs = layer_similarity(weights, layout)
+        if kind != "samples":
+            similarity[kind] = pairs
+            continue
+        between = between_chains(chains)
+        for label, which in (("within chains", ~between), ("between chains", between)):
+            if which.any():
+                similarity[label] = {layer: values[which] for layer, values in pairs.items()}
+    return similarity

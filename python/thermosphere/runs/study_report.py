@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib.figure
 import numpy as np
 import torch
+import xarray as xr
 from tqdm import tqdm
 
 from thermosphere import __version__, _core
@@ -16,6 +17,7 @@ from thermosphere.analysis.contacts import random_precision_at_l
 from thermosphere.analysis.figures import save_png
 from thermosphere.analysis.figures_attention import attention_figure
 from thermosphere.analysis.figures_ladder import (
+    Reference,
     error_figure,
     observable_figure,
     precision_figure,
@@ -34,11 +36,19 @@ from thermosphere.proteins.tempering_result import TemperingResult
 from thermosphere.runs.config import Config
 from thermosphere.runs.report import Figure, Section, Table, format_table, write_report
 from thermosphere.runs.report_tables import (
+    block_table,
+    dimension_table,
     equilibration_reasons,
     equilibration_warnings,
     format_temperature,
+    level_table,
+    mixing_table,
+    reference_table,
+    similarity_table,
     thermodynamics_table,
-    with_error,
+    training_table,
+    training_warnings,
+    write_table,
 )
 from thermosphere.runs.study import ModelStudy, study_model
 from thermosphere.training import EarlyStopped, References
@@ -59,34 +69,44 @@ def write_study(directory: Path, config: Config, *, progress: bool = False) -> s
     contacts = protein.matrix()
     pictures = _Pictures(directory / "figures")
     studies: list[ModelStudy] = []
+    warnings = list(sequences.warnings) if sequences is not None else []
     for name, settings in tqdm(
         config.models.items(), desc="analysis", unit="model", disable=not progress
     ):
-        study = study_model(directory / name, name, data, contacts, settings, config.analysis)
-        study.table.to_dataframe().to_csv(directory / name / "thermodynamics.csv")
+        study = study_model(
+            directory / name, name, data, contacts, settings, config.analysis, progress=progress
+        )
+        write_table(study.table, directory / name / "thermodynamics.csv")
         studies.append(study)
+        warnings += training_warnings(name, *_training(directory / name))
+        warnings += equilibration_warnings(name, study.table)
 
     sections = [_ladder_section(studies, contacts, config, pictures)]
     sections += [_model_section(study, directory, contacts, config, pictures) for study in studies]
     if sequences is not None:
         sections.append(_sequences_section(sequences, config, pictures))
     sections.append(_settings_section(config))
-    warnings = [
-        line for study in studies for line in equilibration_warnings(study.name, study.table)
-    ]
     report = directory / "report.html"
     write_report(
         report,
         title=f"thermosphere: {config.name}",
         sections=sections,
         summary=_summary(studies, protein, data, config),
-        warnings=[*(sequences.warnings if sequences is not None else ()), *warnings],
+        warnings=warnings,
     )
     lines = []
     for study in studies:
         lines += ["", f"{study.name}  (* not equilibrated)"]
         lines.append(format_table(thermodynamics_table(study.table, short=True)))
     return "\n".join([*lines, "", f"report: {report.resolve()}"])
+
+
+def _training(directory: Path) -> tuple[EarlyStopped, References]:
+    """Both stages of training of one model."""
+    return (
+        EarlyStopped.load(directory / "stage1.safetensors"),
+        References.load(directory / "references.safetensors"),
+    )
 
 
 class _Pictures:
@@ -133,7 +153,8 @@ def _ladder_section(
         pictures(
             "specific_heat",
             specific_heat_figure(tables),
-            "Specific heat (Fig. 3b); its maximum is T*.",
+            "Specific heat (Fig. 3b); its maximum is T*. A triangle at the rim is a temperature "
+            "beyond it that did not equilibrate.",
         ),
         pictures(
             "validation_error",
@@ -146,6 +167,7 @@ def _ladder_section(
             "Test error against temperature (Fig. 3d).",
         ),
     ]
+    figures += _relative_figures(tables, references, pictures)
     attentive = {name: table for name, table in tables.items() if "precision_at_l" in table}
     if attentive:
         a = config.analysis
@@ -172,10 +194,49 @@ def _ladder_section(
     reasons = [
         f"{study.name}: {line}" for study in studies for line in equilibration_reasons(study.table)
     ]
-    peaks = [_peak(study) for study in studies]
     return Section(
-        "Temperature ladder", text=[*peaks, *reasons], tables=tables_shown, figures=figures
+        "Temperature ladder",
+        text=[_peak(study) for study in studies],
+        warnings=reasons,
+        tables=tables_shown,
+        figures=figures,
     )
+
+
+def _relative_figures(
+    tables: Mapping[str, xr.Dataset],
+    references: Mapping[str, Sequence[Reference]],
+    pictures: _Pictures,
+) -> list[Figure]:
+    """Against T/T*, for models whose T* is beyond doubt; none where there is no such model."""
+    trusted = {
+        name: table
+        for name, table in tables.items()
+        if np.isfinite(table.attrs["peak_temperature"])
+        and bool(table["equilibrated"].any())
+        and not table.attrs["peak_caveat"]
+    }
+    if not trusted:
+        return []
+    models = ", ".join(trusted)
+    own = {name: references[name] for name in trusted}
+    return [
+        pictures(
+            "loss_relative",
+            observable_figure(trusted, "train_loss", references=own, relative=True),
+            f"Mean training loss ⟨U⟩ against T/T* ({models}).",
+        ),
+        pictures(
+            "specific_heat_relative",
+            specific_heat_figure(trusted, relative=True),
+            f"Specific heat against T/T* ({models}).",
+        ),
+        pictures(
+            "test_error_relative",
+            observable_figure(trusted, "test_error", references=own, relative=True),
+            f"Test error against T/T* ({models}).",
+        ),
+    ]
 
 
 def _peak(study: ModelStudy) -> str:
@@ -202,48 +263,59 @@ def _model_section(
             "start.",
         ),
     ]
-    shown = f"T = {study.typical:.3g}, the equilibrated temperature of least validation error"
+    typical = format_temperature(study.typical)
+    shown = f"T = {typical}, the equilibrated temperature of least validation error"
     if not study.table["equilibrated"].values.any():
-        shown = f"T = {study.typical:.3g} (no temperature equilibrated)"
-    if study.attention:
-        for label, attention in study.attention.items():
-            what = f"sampled at {shown}" if label == "samples" else f"{label} weights"
-            caption = f"Mean attention (above the diagonal) and contacts (below), {what} (Fig. 6)."
-            if label == "samples" and study.best_block is not None:
-                caption += f" Block {study.best_block + 1}."
-            figure = attention_figure(attention, contacts, shift=config.analysis.contact_shift)
-            figures.append(pictures(f"{name}_attention_{label.lower()}", figure, caption))
+        shown = f"T = {typical} (no temperature equilibrated)"
+    for label, one in study.attention.items():
+        start = f"start {one.start + 1}"
+        what = f"sampled at {shown}, from {start}" if label == "samples" else f"{label} of {start}"
+        figures.append(
+            pictures(
+                f"{name}_attention_{label.lower()}",
+                attention_figure(one.attention, contacts, shift=config.analysis.contact_shift),
+                "Mean attention (above the diagonal) and contacts (below), "
+                f"{what}, block {one.block + 1} of {study.blocks} (Fig. 6).",
+            )
+        )
     if study.similarity:
         figures.append(
             pictures(
                 f"{name}_similarity",
                 similarity_figure(study.similarity),
-                f"Similarity of sampled weights layer by layer, {shown} (Fig. 4).",
+                f"Similarity of two weight vectors layer by layer: samples at {shown}, ES and OT "
+                "of different runs (Fig. 4).",
             )
         )
     figures.append(
         pictures(
             f"{name}_norms",
-            norm_figure(study.norms, dimensions=study.dimensions),
-            f"Gains and biases of the layer norms, {shown} (Fig. 5).",
+            norm_figure(study.norms, dimensions=study.dimensions["samples"]),
+            f"Gains and biases of the layer norms; samples at {shown} (Fig. 5).",
         )
     )
-    references = References.load(directory / name / "references.safetensors")
-    stage1 = EarlyStopped.load(directory / name / "stage1.safetensors")
+    stage1, trained = _training(directory / name)
     figures.append(
         pictures(
             f"{name}_training",
-            training_figure(_training_curves(stage1), norm2=float(references.norm2)),
+            training_figure(_training_curves(stage1), norm2=float(trained.norm2)),
             "Stage 1 of training: loss and squared norm (Fig. C1). Circles: the early stop.",
         )
     )
+    tables = [reference_table(study.references), training_table(trained)]
+    if study.blocks > 1:
+        tables.append(block_table({label: one.best for label, one in study.attention.items()}))
+    if study.similarity:
+        tables.append(similarity_table(study.similarity))
+    if study.dimensions["samples"]:
+        tables.append(dimension_table(study.dimensions, study.typical))
     return Section(
         name,
         text=[
             f"N = {study.samples.sizes['parameter']:,} parameters on the sphere |w|² = Q = "
-            f"{float(references.norm2):.1f}."
+            f"{float(trained.norm2):.1f}."
         ],
-        tables=[_reference_table(study), _dimension_table(study)],
+        tables=tables,
         figures=figures,
     )
 
@@ -253,7 +325,7 @@ def _training_curves(stage1: EarlyStopped) -> list[TrainingCurve]:
     return [
         TrainingCurve(
             label=f"run {run + 1}",
-            step=epochs,
+            epoch=epochs,
             train_loss=stage1.history_train_loss[run].numpy(),
             validation_loss=stage1.history_validation_loss[run].numpy(),
             norm2=stage1.history_norm2[run].numpy(),
@@ -261,51 +333,6 @@ def _training_curves(stage1: EarlyStopped) -> list[TrainingCurve]:
         )
         for run in range(len(stage1.epochs))
     ]
-
-
-def _reference_table(study: ModelStudy) -> Table:
-    """ES and OT: mean and spread over runs."""
-    columns = {
-        "training loss": "train_loss",
-        "train error": "train_error",
-        "validation error": "validation_error",
-        "test error": "test_error",
-        "P@L": "precision_at_l",
-        "P̃@L": "precision_at_l_tolerant",
-    }
-    present = {label: key for label, key in columns.items() if key in study.references[0].values}
-    rows = []
-    for reference in study.references:
-        row = [reference.label]
-        for key in present.values():
-            values = np.asarray(reference.values[key])
-            row.append(
-                with_error(
-                    float(values.mean()), float(values.std(ddof=1)) if values.size > 1 else np.nan
-                )
-            )
-        rows.append(row)
-    return Table(
-        ["weights", *present], rows, "Trained weights: mean ± standard deviation over runs"
-    )
-
-
-def _dimension_table(study: ModelStudy) -> Table:
-    rows = [
-        [
-            name,
-            str(d.size),
-            f"{d.count:.1f}",
-            f"{d.spread:.1f}",
-            "two groups" if d.split else "one group",
-        ]
-        for name, d in study.dimensions.items()
-    ]
-    caption = (
-        f"Norm elements away from zero at T = {format_temperature(study.typical)}: "
-        "the effective embedding dimension"
-    )
-    return Table(["norm", "size", "away from zero", "spread", "distribution"], rows, caption)
 
 
 def _sequences_section(sequences: TemperingResult, config: Config, pictures: _Pictures) -> Section:
@@ -327,21 +354,6 @@ def _sequences_section(sequences: TemperingResult, config: Config, pictures: _Pi
         random_overlap=sequences.diagnostics["overlap_baseline"],
     )
     caption = "Energy and visits of every level of the ladder, and overlaps of harvested sequences."
-    rows = [
-        [name.replace("_", " "), _number(value)] for name, value in sequences.diagnostics.items()
-    ]
-    levels = [
-        [f"{t:.3f}", f"{e:.1f}", f"{s:.1f}", str(v), f"{a:.3f}", f"{z:.2f}"]
-        for t, e, s, v, a, z in zip(
-            sequences.temperatures,
-            sequences.mean_energy,
-            sequences.energy_deviation,
-            sequences.visits,
-            sequences.acceptance,
-            sequences.log_partition,
-            strict=True,
-        )
-    ]
     return Section(
         "Sequences",
         text=[
@@ -349,18 +361,9 @@ def _sequences_section(sequences: TemperingResult, config: Config, pictures: _Pi
             "from adaptive simulated "
             f"tempering with {config.sequences.moves} moves."
         ],
-        tables=[
-            Table(["what", "value"], rows, "Mixing of the walkers"),
-            Table(
-                ["T", "⟨E⟩", "σ_E", "visits", "acceptance", "ln Z − ln Z_hot"], levels, "The ladder"
-            ),
-        ],
+        tables=[mixing_table(sequences), level_table(sequences)],
         figures=[pictures("tempering", figure, caption)],
     )
-
-
-def _number(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _settings_section(config: Config) -> Section:

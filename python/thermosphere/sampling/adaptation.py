@@ -1,13 +1,12 @@
 """Masses and momenta that follow the gradient noise: at the start and every ``adapt_every`` moves
-(SPEC §5)."""
+(arXiv 2603.29529, appendix D and its reference [26])."""
 
 from __future__ import annotations
 
 import torch
 
-from thermosphere import _core
 from thermosphere.models.potential import Potential
-from thermosphere.ops.philox import Stream, normals
+from thermosphere.ops.philox import Stream, normals, uniform
 from thermosphere.sampling.masses import (
     T_RATIO_LIMIT,
     default_t_ratio,
@@ -180,10 +179,13 @@ class Adaptation:
         )
 
     def _resets(self, state: LangevinState, row: int) -> bool:
-        counter = [0, int(state.chain_ids[row]), state.step & 0xFFFFFFFF]
-        counter.append((state.step >> 32) | (int(Stream.DECISION) << 24))
-        word: int = _core.philox4x32(counter, [self.seed & 0xFFFFFFFF, self.seed >> 32])[0]
-        return word < self.options.reset_probability * 2.0**32
+        drawn = uniform(
+            seed=self.seed,
+            stream=Stream.DECISION,
+            chain=int(state.chain_ids[row]),
+            step=state.step,
+        )
+        return drawn < self.options.reset_probability
 
     # Momenta.
 

@@ -1,4 +1,4 @@
-"""Pseudo-Langevin sampling of exp(-U(w)/T) on the sphere |w|² = Q (SPEC §4; Eq. 34-41 of arXiv
+"""Pseudo-Langevin sampling of exp(-U(w)/T) on the sphere |w|² = Q (Eq. 34-41 of arXiv
 2603.29529).
 
 ``scheme="leapfrog"`` (default), one gradient and one fused update a move:
@@ -180,8 +180,9 @@ class Langevin:
         A mini-batch does not depend on the weights it is evaluated at, so that mean estimates ⟨U⟩
         without bias.
         on_move(done) is called after each move. Raises :class:`UnreachableSphereError` naming
-        chain, step, dt and T_ratio; that chain keeps
-        its last good weights.
+        chain, step, dt and T_ratio: that chain keeps its last good weights and momenta, the others
+        may have made the move already, so the state as a whole is spent: go on from a copy or a
+        checkpoint, with a smaller step.
         """
         if moves < 1:
             raise ValueError(f"run: moves must be >= 1, got {moves}")

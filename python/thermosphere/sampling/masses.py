@@ -1,4 +1,5 @@
-"""Masses adapted to the gradient noise, and the white noise that completes it (SPEC §4-5).
+"""Masses adapted to the gradient noise, and the white noise that completes it (arXiv 2603.29529,
+appendix D and its reference [26]).
 
 A mini-batch gradient carries noise of variance v; with M = v dt² / (4 r T m1²) it supplies the
 share r (``t_ratio``) of
@@ -62,9 +63,9 @@ def floored_variance(
     variance = variance.double()
     if floor == "median":
         return torch.maximum(variance, median_variance(variance)[:, None])
-    if isinstance(floor, str) or not floor > 0:
+    if isinstance(floor, str) or not 0 < floor < math.inf:
         raise ValueError(
-            f'masses: variance_floor must be "median" or a positive number, got {floor!r}'
+            f'masses: variance_floor must be "median" or a finite positive number, got {floor!r}'
         )
     return variance.clamp(min=float(floor))
 
@@ -144,21 +145,21 @@ def white_noise_scales(
 
     Position step: k (``paper``) or sqrt((1 + c1²)(k² - v (c1 dt/2)²)) (``leapfrog``); momenta:
     sqrt(k² + v (dt m1/2)²).
-    Raises ValueError where k² or k² - v (c1 dt/2)² would be negative, that is where r_i > 1/(1 +
-    c1²).
+    Raises ValueError where the variance of the position step's noise would be negative: k², that
+    is r_i > 1 (``paper``), or k² - v (c1 dt/2)², that is r_i > 1/(1 + c1²) (``leapfrog``).
     """
     c1 = friction_factor(m1)
     v = variance.double() * (dt * dt / 4.0)
     thermal = masses.double() * temperature.double()[:, None] * (m1 * m1)
     k2 = thermal - v
-    leapfrog2 = (1.0 + c1 * c1) * (k2 - v * (c1 * c1))
-    smallest = torch.minimum(k2, leapfrog2).min()
-    if smallest < 0:
+    if scheme == "paper":
+        step2, limit = k2, 1.0
+    else:
+        step2, limit = (1.0 + c1 * c1) * (k2 - v * (c1 * c1)), 1.0 / (1.0 + c1 * c1)
+    if step2.min() < 0:
         worst = float((v / thermal).max())
         raise ValueError(
-            "masses: the mini-batch's share of the thermal noise must be <= "
-            f"{1 / (1 + c1 * c1):.4f} "
-            f"for every parameter, got {worst:.4g}; raise the masses or lower t_ratio"
+            f"masses: the mini-batch's share of the thermal noise must be <= {limit:.4f} for every "
+            f"parameter in the {scheme} scheme, got {worst:.4g}; raise the masses or lower t_ratio"
         )
-    step = k2.sqrt() if scheme == "paper" else leapfrog2.sqrt()
-    return step.float(), (k2 + v * (m1 * m1)).sqrt().float()
+    return step2.sqrt().float(), (k2 + v * (m1 * m1)).sqrt().float()

@@ -1,5 +1,5 @@
 """How noisy mini-batch gradients are: the per-parameter variance that the masses are adapted to
-(SPEC §5)."""
+(arXiv 2603.29529, appendix D and its reference [26])."""
 
 from __future__ import annotations
 

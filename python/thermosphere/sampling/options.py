@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from thermosphere.sampling.masses import T_RATIO_LIMIT
@@ -11,7 +12,11 @@ SCHEMES = ("leapfrog", "paper")
 
 @dataclass(frozen=True)
 class LangevinOptions:
-    """The sampler's numbers; defaults of SPEC §4-5. ``None`` means: by the rule in the comment."""
+    """The sampler's numbers; ``None`` means: by the rule in the comment.
+
+    Scheme ``paper`` is Eq. 34-41 of arXiv 2603.29529; how masses follow the noise is that of
+    appendix D and its reference [26], in masses.py.
+    """
 
     scheme: str = "leapfrog"
     constrained: bool = True  # keep |w|² = Q
@@ -41,8 +46,10 @@ class LangevinOptions:
                 f"sampler: scheme must be one of {', '.join(SCHEMES)}, got {self.scheme!r}"
             )
         for name in ("dt", "displacement", "t_ratio_cap", "noise_tolerance", "unchanged_tolerance"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"sampler: {name} must be > 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"sampler: {name} must be finite and > 0, got {getattr(self, name)}"
+                )
         if not 0 < self.m1 < 1:
             raise ValueError(f"sampler: m1 must be in (0, 1), got {self.m1}")
         for name in ("t_ratio", "t_ratio_max", "t_ratio_cap"):
@@ -56,6 +63,12 @@ class LangevinOptions:
         ):
             raise ValueError(
                 f"sampler: t_ratio_max must be >= t_ratio = {self.t_ratio}, got {self.t_ratio_max}"
+            )
+        floor = self.floor
+        if floor != "median" and (isinstance(floor, str) or not 0 < floor < math.inf):
+            raise ValueError(
+                'sampler: variance_floor must be "median" or a finite positive number, '
+                f"got {floor!r}"
             )
         if self.average_axis is not None and self.average_axis < 0:
             raise ValueError(f"sampler: average_axis must be >= 0, got {self.average_axis}")

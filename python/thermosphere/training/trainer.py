@@ -163,10 +163,10 @@ def fingerprint(model: Model, data: DataSet, **arguments: Any) -> dict[str, Any]
 
 
 def check_fingerprint(path: Any, found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """ValueError naming what differs when a checkpoint belongs to another training."""
+    """ValueError naming what differs when a checkpoint belongs to another run."""
     names = [n for n in {**found, **expected} if found.get(n) != expected.get(n)]
     if names:
         differences = "; ".join(
             f"{name} expected {expected.get(name)!r}, got {found.get(name)!r}" for name in names
         )
-        raise ValueError(f"{path}: checkpoint must be of the same training: {differences}")
+        raise ValueError(f"{path}: checkpoint must be of the same run: {differences}")
