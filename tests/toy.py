@@ -6,12 +6,16 @@ import numpy as np
 import torch
 
 from thermosphere.ops.minibatch import Minibatch
+from thermosphere.sampling.langevin import Langevin
+
+Q = 24.0  # |w|² of the runs on the sphere
+SEED = 11
 
 
 class NoisyQuadratic:
     """U_s(w) = Σ a (w - b)² / 2 + ξ_s·w for example s.
 
-    Σ_s ξ_s = 0: the mean over the set is the quadratic alone.     The gradient noise of a
+    Σ_s ξ_s = 0: the mean over the set is the quadratic alone. The gradient noise of a
     mini-batch does not depend on w. Every chain's result depends on its own row and draw alone, bit
     for bit, so that runs of different chain counts can be compared exactly.
     """
@@ -73,3 +77,12 @@ class NoisyQuadratic:
             chance = repeated + np.concatenate([[0.0], fresh[:-1]])
         mean_inverse = float((chance[1:] / sizes[1:]).sum())
         return self.noises.var(0, correction=1) * (mean_inverse - 1.0 / self.examples)
+
+
+def start_weights(chains: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(chains, 12, generator=torch.Generator().manual_seed(seed))
+
+
+def make_sampler(temperature: object = (0.5, 1.0, 2.0), **options: object) -> Langevin:
+    defaults = {"batch": 8, "seed": SEED, "noise_draws": 20, "noise_draws_max": 40, "t_ratio": 0.02}
+    return Langevin(NoisyQuadratic(), list(temperature), **{**defaults, **options})  # type: ignore[arg-type]

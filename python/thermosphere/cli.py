@@ -6,6 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from thermosphere.runs.config import Config
 
 EXIT_FAILED = 1  # a run that stopped: the sphere was left, the ladder did not reach its target
 EXIT_USAGE = 2  # a wrong file, value or key
@@ -151,7 +155,7 @@ def _stages(parsed: argparse.Namespace) -> None:
         run.do(stage)
 
 
-def _settings(parsed: argparse.Namespace):  # type: ignore[no-untyped-def]
+def _settings(parsed: argparse.Namespace) -> Config:
     from thermosphere.runs.config import load_config, preset_text
 
     changes = list(parsed.changes)

@@ -156,8 +156,7 @@ def observe(
     first: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
     """The observables of a draw, (C,) float64 each (Eq. 26-30 of arXiv 2603.29529): losses and
-    errors on the named sets,
-    and the chains' own.
+    errors on the named sets, distance from the start and kinetic temperature.
 
     first: (C, N), where the chains started.
     """

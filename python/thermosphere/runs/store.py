@@ -1,10 +1,8 @@
-"""A run's samples on disk: observables and weights in Zarr, as xarray and ArviZ read them, and the
-checkpoint beside it.
+"""A run's samples on disk: observables and weights in Zarr, as xarray and ArviZ read them.
 
-Arrays are made at full size, draws not yet written are NaN (and take no space);
-`xarray.open_zarr(path)` works at any time. A draw is written to
-the store first and to the checkpoint after, so a run killed between the two writes the same draw
-again, with the same bits.
+Arrays are made at full size, draws not yet written are NaN (and take no space), and
+`xarray.open_zarr(path)` works at any time. A draw goes to the store first and to the checkpoint
+(runs/sample.py) after, so a run killed between the two writes the same draw again, bit for bit.
 """
 
 from __future__ import annotations

@@ -1,0 +1,135 @@
+"""What can go wrong in a run of the sampler: one clear line, and the last good weights kept."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from toy import NoisyQuadratic, Q, make_sampler, start_weights
+
+from thermosphere.ops.minibatch import Minibatch
+from thermosphere.sampling.langevin import Langevin, UnreachableSphereError
+from thermosphere.sampling.state import LangevinState
+
+
+def test_a_sphere_out_of_reach_stops_with_the_numbers_that_matter() -> None:
+    sampler = make_sampler([0.5, 1.0], t_ratio=0.25)
+    state = sampler.init(start_weights(2), norm2=Q, chain_ids=[3, 8])
+    sampler.run(state, 4)
+    state.momenta[1] *= 1e4
+    before = LangevinState.from_tensors(state.tensors())
+    with pytest.raises(UnreachableSphereError) as error:
+        sampler.run(state, 10)
+    assert str(error.value) == (
+        "sampler: chain 8 left the sphere's reach at step 4: dt = 1, T_ratio = 0.25, T = 1; "
+        "lower dt or T_ratio"
+    )
+    assert torch.equal(state.weights[1], before.weights[1])
+    assert torch.equal(state.momenta[1], before.momenta[1])
+    assert state.step == 4
+
+
+def test_a_hot_light_chain_loses_the_sphere() -> None:
+    """The plain way to get there: thermal moves dt sqrt(T/M) as large as sqrt(Q/N)."""
+    sampler = Langevin(NoisyQuadratic(noise=0.1), 1.0, batch=8, dt=0.5)
+    state = sampler.init(start_weights(1), norm2=Q, masses=torch.full((12,), 0.5**2 / 2.0))
+    share = float((state.noise_variance * 0.5**2 / (4 * 0.125 * 1.0 * 0.1**2)).max())
+    assert 0.1 < share < 0.5
+    assert float(state.t_ratio) == pytest.approx(
+        share, rel=1e-6
+    )  # with masses by hand: the largest
+    with pytest.raises(UnreachableSphereError, match=rf"dt = 0\.5, T_ratio = {share:.3g}, T = 1;"):
+        sampler.run(state, 1000)
+    assert float((state.weights.double() ** 2).sum()) == pytest.approx(Q, rel=1e-6)
+
+
+class Broken(NoisyQuadratic):
+    """Returns a number that is not finite for chain row 1 once it is told to."""
+
+    where = ""
+
+    def __call__(
+        self, weights: torch.Tensor, batch: Minibatch | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        losses, gradient = super().__call__(weights, batch)
+        if self.where:
+            gradient[1, 7] = float(self.where)
+        return losses, gradient
+
+
+@pytest.mark.parametrize("scheme", ["leapfrog", "paper"])
+@pytest.mark.parametrize("constrained", [True, False])
+@pytest.mark.parametrize("where", ["nan", "inf"])
+def test_a_gradient_that_is_not_finite_stops_the_run(
+    scheme: str, constrained: bool, where: str
+) -> None:
+    toy = Broken()
+    sampler = Langevin(
+        toy,
+        [1.0] * 2,
+        batch=8,
+        scheme=scheme,
+        constrained=constrained,
+        noise_draws=5,
+        noise_draws_max=5,
+        t_ratio=0.01,
+    )
+    state = sampler.init(start_weights(2), norm2=Q)
+    sampler.run(state, 3)
+    weights = state.weights[1].clone()
+    toy.where = where
+    with pytest.raises(
+        UnreachableSphereError,
+        match=r"^sampler: chain 1 has a loss, gradient or momentum that is not finite at step 3: ",
+    ):
+        sampler.run(state, 3)
+    assert torch.equal(state.weights[1], weights)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weights": torch.ones(11)}, "weights must be (12,) or (2, 12), got (11,)"),
+        ({"weights": torch.ones(3, 12)}, "weights must be (12,) or (2, 12), got (3, 12)"),
+        ({"weights": torch.full((12,), torch.nan)}, "weights must be finite, got NaN or infinity"),
+        ({"weights": torch.full((12,), torch.inf)}, "weights must be finite, got NaN or infinity"),
+        ({"weights": torch.zeros(12)}, "weights on a sphere must not all be zero, got |w|² = 0"),
+        ({"norm2": 0.0}, "norm2 must be > 0, got 0.0"),
+        ({"norm2": math.nan}, "norm2 must be > 0, got nan"),
+        ({"chain_ids": [1]}, "chain_ids must be 2 distinct integers in [0, 2**32), got [1]"),
+        ({"chain_ids": [1, 1]}, "chain_ids must be 2 distinct integers in [0, 2**32), got [1, 1]"),
+        (
+            {"chain_ids": [0, -1]},
+            "chain_ids must be 2 distinct integers in [0, 2**32), got [0, -1]",
+        ),
+        (
+            {"chain_ids": [0, 2**32]},
+            "chain_ids must be 2 distinct integers in [0, 2**32), got [0, 4294967296]",
+        ),
+        ({"masses": 0.0}, "masses must be > 0, got 0.0"),
+        ({"masses": math.nan}, "masses must be > 0, got nan"),
+        ({"masses": torch.ones(2)}, "masses must be a number, (12,) or (2, 12), got (2,)"),
+    ],
+)
+def test_starts_out_of_range(arguments: dict[str, object], message: str) -> None:
+    sampler = make_sampler([1.0, 2.0])
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole text is compared
+        sampler.init(**{"weights": torch.ones(12), **arguments})  # type: ignore[arg-type]
+    assert str(error.value) == f"init: {message}"
+    assert sampler.potential.calls == 0  # refused before anything was computed
+
+
+def test_masses_too_light_for_the_noise_are_refused_at_the_start() -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"^masses: the mini-batch's share of the thermal noise must be <= 0\.5025 ",
+    ):
+        make_sampler().init(start_weights(3), masses=1e-3)
+
+
+def test_no_moves_is_an_error() -> None:
+    sampler = make_sampler()
+    state = sampler.init(start_weights(3))
+    with pytest.raises(ValueError, match=r"^run: moves must be >= 1, got 0$"):
+        sampler.run(state, 0)
