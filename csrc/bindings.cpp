@@ -5,6 +5,7 @@
 
 #include "encoder_gradient.h"
 #include "isa.h"
+#include "langevin_burst.h"
 #include "langevin_step.h"
 #include "minibatch.h"
 #include "parallel.h"
@@ -206,4 +207,95 @@ PYBIND11_MODULE(_core, m) {
       py::arg("chains"), py::arg("parameters"), py::arg("batch"), py::arg("weights"), py::arg("indices"),
       py::arg("example_weights"), py::arg("gradient"), py::arg("losses"), py::arg("errors"), py::arg("work"),
       py::arg("threads"));
+
+  m.def(
+      "langevin_burst_work_floats",
+      [](std::array<int, 5> shape, int64_t chains) {
+        return ts::langevin_burst_work_floats({shape[0], shape[1], shape[2], shape[3], shape[4]}, chains);
+      },
+      py::kw_only(), py::arg("shape"), py::arg("chains"));
+
+  m.def(
+      "langevin_burst",
+      [](std::array<int, 5> shape, int64_t sequences, uintptr_t tokens, uintptr_t first, uintptr_t site,
+         uintptr_t target, uintptr_t code_embedding, uintptr_t code_hidden, int64_t chains,
+         int64_t parameters, int64_t batch, uintptr_t weights, uintptr_t momenta, uintptr_t inverse_masses,
+         uintptr_t step_scales, uintptr_t momenta_scales, uintptr_t step_coefficients,
+         uintptr_t momenta_coefficients, uintptr_t metric, uintptr_t chain_ids, double ridge, double tether,
+         uintptr_t reference, bool one_reference, uintptr_t indices, uintptr_t example_weights,
+         uintptr_t gradient, uintptr_t losses, uintptr_t errors, uintptr_t work, uintptr_t proposal,
+         uintptr_t partial_sums, uintptr_t multiplier, uintptr_t reachable, uintptr_t kinetic_energy,
+         uintptr_t loss_sums, uintptr_t completed, uint64_t seed, uint64_t step, int64_t moves, int threads) {
+        const py::gil_scoped_release release;
+        ts::langevin_burst(
+            {.gradient = {.shape = {shape[0], shape[1], shape[2], shape[3], shape[4]},
+                          .set = {.count = sequences,
+                                  .tokens = address<const uint8_t>(tokens),
+                                  .first = address<const int64_t>(first),
+                                  .site = address<const int32_t>(site),
+                                  .target = address<const int32_t>(target)},
+                          .codes = {.embedding = address<const float>(code_embedding),
+                                    .hidden = address<const float>(code_hidden)},
+                          .chains = chains,
+                          .parameters = parameters,
+                          .batch = batch,
+                          .weights = address<const float>(weights),
+                          .indices = address<const int64_t>(indices),
+                          .example_weights = address<const float>(example_weights),
+                          .gradient = address<float>(gradient),
+                          .losses = address<double>(losses),
+                          .errors = address<double>(errors),
+                          .work = address<float>(work)},
+             .indices = address<int64_t>(indices),
+             .example_weights = address<float>(example_weights),
+             .step = {.chains = chains,
+                      .parameters = parameters,
+                      .weights = address<float>(weights),
+                      .momenta = address<float>(momenta),
+                      .gradient = address<const float>(gradient),
+                      .inverse_masses = address<const float>(inverse_masses),
+                      .noise_scales = address<const float>(step_scales),
+                      .proposal = address<float>(proposal),
+                      .partial_sums = address<double>(partial_sums),
+                      .coefficients = address<const ts::StepCoefficients>(step_coefficients),
+                      .metric = address<double>(metric),
+                      .multiplier = address<double>(multiplier),
+                      .reachable = address<uint8_t>(reachable),
+                      .chain_ids = address<const int64_t>(chain_ids),
+                      .seed = seed,
+                      .step = step},
+             .momenta = {.chains = chains,
+                         .parameters = parameters,
+                         .weights = momenta_scales != 0 ? address<const float>(weights) : nullptr,
+                         .momenta = address<const float>(momenta),
+                         .gradient = address<const float>(gradient),
+                         .inverse_masses = address<const float>(inverse_masses),
+                         .noise_scales = address<const float>(momenta_scales),
+                         .full_momenta = address<float>(momenta),
+                         .partial_sums = address<double>(partial_sums),
+                         .coefficients = address<const ts::StepCoefficients>(momenta_coefficients),
+                         .metric = address<const double>(metric),
+                         .kinetic_energy = address<double>(kinetic_energy),
+                         .chain_ids = address<const int64_t>(chain_ids),
+                         .seed = seed,
+                         .step = step},
+             .harmonic = {.ridge = ridge,
+                          .tether = tether,
+                          .reference = address<const float>(reference),
+                          .one_reference = one_reference},
+             .moves = moves,
+             .loss_sums = address<double>(loss_sums),
+             .completed = address<int64_t>(completed)},
+            threads);
+      },
+      py::kw_only(), py::arg("shape"), py::arg("sequences"), py::arg("tokens"), py::arg("first"),
+      py::arg("site"), py::arg("target"), py::arg("code_embedding"), py::arg("code_hidden"),
+      py::arg("chains"), py::arg("parameters"), py::arg("batch"), py::arg("weights"), py::arg("momenta"),
+      py::arg("inverse_masses"), py::arg("step_scales"), py::arg("momenta_scales"),
+      py::arg("step_coefficients"), py::arg("momenta_coefficients"), py::arg("metric"), py::arg("chain_ids"),
+      py::arg("ridge"), py::arg("tether"), py::arg("reference"), py::arg("one_reference"), py::arg("indices"),
+      py::arg("example_weights"), py::arg("gradient"), py::arg("losses"), py::arg("errors"), py::arg("work"),
+      py::arg("proposal"), py::arg("partial_sums"), py::arg("multiplier"), py::arg("reachable"),
+      py::arg("kinetic_energy"), py::arg("loss_sums"), py::arg("completed"), py::arg("seed"), py::arg("step"),
+      py::arg("moves"), py::arg("threads"));
 }

@@ -312,11 +312,11 @@ def test_intervals_grow_with_the_streak_up_to_the_cap() -> None:
         calls = toy.calls
 
     calls = toy.calls
-    sampler.run(state, 100, on_move=record)
+    sampler.run(state, 100, on_moves=record)
     assert times == [10, 30, 60, 95]  # 10, then 2 · 10, 3 · 10, and 35 where 4 · 10 would be
     assert streaks == [2, 3, 4, 5]
     toy.scale_noise(torch.full((12,), 3.0))
-    sampler.run(state, 60, on_move=record)
+    sampler.run(state, 60, on_moves=record)
     assert times[4:] == [130, 140]  # changed: from the start of the ladder again
     assert streaks[4:] == [1, 2]
 

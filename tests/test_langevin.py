@@ -255,11 +255,11 @@ def test_run_returns_the_mean_loss_of_its_mini_batches() -> None:
             losses.append(result[0].double())
             return result
 
-    sampler.potential = Recording()
+    sampler.moves.potential = Recording()
     state = sampler.init(start_weights(3), norm2=Q)
     losses.clear()
     done: list[int] = []
-    mean = sampler.run(state, 7, on_move=done.append)
+    mean = sampler.run(state, 7, on_moves=done.append)
     assert torch.allclose(mean, torch.stack(losses).mean(0), rtol=1e-14)
     assert done == [1, 2, 3, 4, 5, 6, 7]
 

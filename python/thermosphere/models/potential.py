@@ -14,6 +14,7 @@ from thermosphere.models.masked_sites import MaskedBatch, MaskedSites
 from thermosphere.models.named import Model
 from thermosphere.models.transformer import Transformer
 from thermosphere.ops.encoder_gradient import EncoderWorkspace, encoder_gradient
+from thermosphere.ops.langevin_burst import FusedPotential
 from thermosphere.ops.minibatch import Minibatch
 from thermosphere.proteins.dataset import MaskedSequences
 
@@ -90,6 +91,14 @@ class MaskedLanguagePotential:
     def layout(self) -> Layout:
         """Names, shapes and offsets of the N weights."""
         return self.model.layout
+
+    @property
+    def fused(self) -> FusedPotential | None:
+        """This potential as the extension runs it, for bursts of moves; None with autograd."""
+        if self.backend != "fused":
+            return None
+        assert isinstance(self.model, Transformer)
+        return FusedPotential(encoder_shape(self.model), fused_data(self.model, self.sites))
 
     def __call__(
         self,

@@ -6,6 +6,7 @@ import torch
 
 from thermosphere.models.layout import Layout
 from thermosphere.models.potential import Potential, check_weights
+from thermosphere.ops.langevin_burst import FusedPotential
 from thermosphere.ops.minibatch import Minibatch
 
 
@@ -55,6 +56,20 @@ class Regularised:
     def layout(self) -> Layout | None:
         """The layout of the potential inside, where it has one."""
         return getattr(self.potential, "layout", None)
+
+    @property
+    def fused(self) -> FusedPotential | None:
+        """All of it as the extension runs it, for bursts of moves; None where the potential inside
+        is not fused."""
+        inside: FusedPotential | None = getattr(self.potential, "fused", None)
+        if inside is None or inside.ridge > 0.0 or inside.tether > 0.0:  # one harmonic term only
+            return None
+        reference = self.reference
+        return inside._replace(
+            ridge=self.ridge,
+            tether=self.tether,
+            reference=None if reference is None else reference.float().contiguous(),
+        )
 
     def __call__(
         self,

@@ -169,21 +169,8 @@ def encoder_gradient(
 
     Raises ValueError naming the argument that does not fit.
     """
-    obstacle = shape.obstacle()
-    if obstacle is not None:
-        raise ValueError(f"encoder_gradient: {obstacle}")
-    _check_data(shape, data)
-    if weights.ndim != 2:
-        raise ValueError(
-            f"encoder_gradient: weights must be (C, N), got {tuple(weights.shape)} {weights.dtype}"
-        )
-    _check_tensor("weights", weights, torch.float32)
+    check_network("encoder_gradient", shape, data, weights)
     chains, parameters = weights.shape
-    if parameters != _parameters(shape):
-        raise ValueError(
-            f"encoder_gradient: weights must be (C, {_parameters(shape)}), "
-            f"got {tuple(weights.shape)}"
-        )
     sequences = len(data.tokens)
     size = sequences
     if batch is not None:
@@ -220,6 +207,23 @@ def encoder_gradient(
     return EncoderResult(losses, errors, gradient)
 
 
+def check_network(op: str, shape: EncoderShape, data: EncoderData, weights: torch.Tensor) -> None:
+    """ValueError unless the shape is covered, the data are of it, and weights are (C, N)."""
+    obstacle = shape.obstacle()
+    if obstacle is not None:
+        raise ValueError(f"{op}: {obstacle}")
+    _check_data(op, shape, data)
+    if weights.ndim != 2:
+        raise ValueError(
+            f"{op}: weights must be (C, N), got {tuple(weights.shape)} {weights.dtype}"
+        )
+    check_tensor(op, "weights", weights, torch.float32)
+    if weights.shape[1] != _parameters(shape):
+        raise ValueError(
+            f"{op}: weights must be (C, {_parameters(shape)}), got {tuple(weights.shape)}"
+        )
+
+
 def _parameters(shape: EncoderShape) -> int:
     d, m, v = shape.embedding, shape.hidden, shape.tokens
     return v * d + shape.blocks * (2 * d * d + 4 * d + m * d + m + d * m + d) + v * d + v
@@ -229,22 +233,22 @@ def _padded(code: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(code.float(), (0, -code.shape[1] % 16)).contiguous()
 
 
-def _check_tensor(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> None:
+def check_tensor(op: str, name: str, tensor: torch.Tensor, dtype: torch.dtype) -> None:
     """What a pointer needs."""
     if tensor.dtype != dtype or tensor.device.type != "cpu" or not tensor.is_contiguous():
         layout = "contiguous" if tensor.is_contiguous() else "strided"
         raise ValueError(
-            f"encoder_gradient: {name} must be contiguous {dtype} on cpu, "
+            f"{op}: {name} must be contiguous {dtype} on cpu, "
             f"got {layout} {tensor.dtype} on {tensor.device.type}"
         )
 
 
-def _check_data(shape: EncoderShape, data: EncoderData) -> None:
+def _check_data(op: str, shape: EncoderShape, data: EncoderData) -> None:
     for name, dtype in _DATA.items():
-        _check_tensor(f"data.{name}", getattr(data, name), dtype)
+        check_tensor(op, f"data.{name}", getattr(data, name), dtype)
     if data.tokens.ndim != 2 or data.site.ndim != 1 or data.target.shape != data.site.shape:
         raise ValueError(
-            "encoder_gradient: data must have tokens (S, n), site (M,) and target (M,), got "
+            f"{op}: data must have tokens (S, n), site (M,) and target (M,), got "
             f"{tuple(data.tokens.shape)}, {tuple(data.site.shape)} and {tuple(data.target.shape)}"
         )
     sequences, n = data.tokens.shape
@@ -252,12 +256,12 @@ def _check_data(shape: EncoderShape, data: EncoderData) -> None:
     got = tuple(data.code_embedding.shape), tuple(data.code_hidden.shape)
     if n != shape.length or got != expected or data.first.shape != (sequences + 1,):
         raise ValueError(
-            f"encoder_gradient: data must be for length {shape.length} with codes {expected}, "
+            f"{op}: data must be for length {shape.length} with codes {expected}, "
             f"got length {n} with codes {got}"
         )
     if data.mask != shape.tokens - 1:
         raise ValueError(
-            "encoder_gradient: data must have the last token, "
+            f"{op}: data must have the last token, "
             f"{shape.tokens - 1}, at masked sites, got {data.mask}"
         )
 
@@ -273,8 +277,8 @@ def _check_batch(batch: Minibatch, chains: int, sequences: int) -> int:
             f"encoder_gradient: batch.weights must be {tuple(indices.shape)}, "
             f"got {tuple(shares.shape)}"
         )
-    _check_tensor("batch.indices", indices, torch.int64)
-    _check_tensor("batch.weights", shares, torch.float32)
+    check_tensor("encoder_gradient", "batch.indices", indices, torch.int64)
+    check_tensor("encoder_gradient", "batch.weights", shares, torch.float32)
     if indices.numel() == 0 or int(indices.min()) < 0 or int(indices.max()) >= sequences:
         raise ValueError(
             f"encoder_gradient: batch.indices must be in [0, {sequences}), got "

@@ -61,7 +61,7 @@ def metric_sums(
     threads: int | None = None,
 ) -> torch.Tensor:
     """Σ w²/M of each chain, (C,) float64, bit for bit what a step leaves in ``metric``."""
-    chains, parameters = _check_arrays(
+    chains, parameters = check_arrays(
         "metric_sums", weights=weights, inverse_masses=inverse_masses, workspace=workspace
     )
     metric = torch.empty(chains, dtype=torch.float64)
@@ -72,7 +72,7 @@ def metric_sums(
         inverse_masses=inverse_masses.data_ptr(),
         partial_sums=workspace.partial_sums.data_ptr(),
         metric=metric.data_ptr(),
-        threads=_threads("metric_sums", threads),
+        threads=thread_count("metric_sums", threads),
     )
     return metric
 
@@ -112,7 +112,7 @@ def langevin_step(
 
     Raises ValueError naming the argument whose shape, dtype or memory layout is wrong.
     """
-    chains, parameters = _check_arrays(
+    chains, parameters = check_arrays(
         "langevin_step",
         weights=weights,
         momenta=momenta,
@@ -121,7 +121,7 @@ def langevin_step(
         noise_scales=noise_scales,
         workspace=workspace,
     )
-    _check_chain_arrays("langevin_step", chains, coefficients, metric, chain_ids)
+    check_chain_arrays("langevin_step", chains, coefficients, metric, chain_ids)
     check_counter("langevin_step", seed, step)
     _core.langevin_step(
         chains=chains,
@@ -140,7 +140,7 @@ def langevin_step(
         chain_ids=chain_ids.data_ptr(),
         seed=seed,
         step=step,
-        threads=_threads("langevin_step", threads),
+        threads=thread_count("langevin_step", threads),
     )
     return workspace.multiplier, workspace.reachable
 
@@ -170,7 +170,7 @@ def langevin_momenta(
     leapfrog scheme needs. ``out`` may be ``momenta``. Arguments as for :func:`langevin_step`;
     nothing but ``out`` changes.
     """
-    chains, parameters = _check_arrays(
+    chains, parameters = check_arrays(
         "langevin_momenta",
         weights=weights,
         momenta=momenta,
@@ -180,7 +180,7 @@ def langevin_momenta(
         out=out,
         workspace=workspace,
     )
-    _check_chain_arrays("langevin_momenta", chains, coefficients, metric, chain_ids)
+    check_chain_arrays("langevin_momenta", chains, coefficients, metric, chain_ids)
     check_counter("langevin_momenta", seed, step)
     _core.langevin_momenta(
         chains=chains,
@@ -198,12 +198,13 @@ def langevin_momenta(
         chain_ids=chain_ids.data_ptr(),
         seed=seed,
         step=step,
-        threads=_threads("langevin_momenta", threads),
+        threads=thread_count("langevin_momenta", threads),
     )
     return workspace.kinetic_energy
 
 
-def _threads(op: str, threads: int | None) -> int:
+def thread_count(op: str, threads: int | None) -> int:
+    """The number asked for, or PyTorch's. ValueError below 1."""
     if threads is None:
         return torch.get_num_threads()
     if threads < 1:
@@ -211,7 +212,7 @@ def _threads(op: str, threads: int | None) -> int:
     return threads
 
 
-def _check_arrays(
+def check_arrays(
     op: str, *, weights: torch.Tensor, workspace: StepWorkspace, **others: torch.Tensor
 ) -> tuple[int, int]:
     """Check every (C, N) argument against ``weights``; returns (C, N)."""
@@ -231,13 +232,14 @@ def _check_arrays(
     return weights.shape[0], weights.shape[1]
 
 
-def _check_chain_arrays(
+def check_chain_arrays(
     op: str,
     chains: int,
     coefficients: torch.Tensor,
     metric: torch.Tensor,
     chain_ids: torch.Tensor,
 ) -> None:
+    """ValueError unless the small arrays are (C, 5), (C,) and (C,)."""
     expected = {
         "coefficients": (coefficients, (chains, 5), torch.float64),
         "metric": (metric, (chains,), torch.float64),

@@ -128,8 +128,11 @@ def sample_model(
     saved_at = time.monotonic()
     with bar:
         for draw in range(done, settings.draws):
+            begun = draw * settings.moves_per_draw
             minibatch_loss = sampler.run(
-                state, settings.moves_per_draw, on_move=lambda _: bar.update()
+                state,
+                settings.moves_per_draw,
+                on_moves=lambda moves: bar.update(begun + moves - bar.n),  # noqa: B023
             )
             observables = observe(potential, sets, sampler, state, first)
             store.write(draw, {**observables, "minibatch_loss": minibatch_loss}, state.weights)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 
 from thermosphere.models.potential import Potential
@@ -49,6 +51,11 @@ class Adaptation:
             .nonzero()
             .flatten()
         )
+
+    def moves_left(self, state: LangevinState) -> int:
+        """Moves before the next of any chain is due; at least 1."""
+        planned = state.next_adaptation[state.next_adaptation >= 0]
+        return max(1, int(planned.min()) - state.step) if len(planned) else sys.maxsize
 
     def adapt(self, state: LangevinState, rows: torch.Tensor) -> None:
         """Measure the noise of these rows again; reset with some probability, else raise the masses

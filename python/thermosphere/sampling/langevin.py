@@ -18,31 +18,24 @@ exp(-U/T) sqrt(Σ w²/M), which is the same where all masses are equal. Unconstr
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 import torch
 
 from thermosphere.models.potential import Potential
-from thermosphere.ops.langevin_step import (
-    UNCONSTRAINED,
-    StepWorkspace,
-    langevin_momenta,
-    langevin_step,
-    metric_sums,
-    step_coefficients,
-)
-from thermosphere.ops.minibatch import draw_minibatch
 from thermosphere.ops.philox import Stream
 from thermosphere.sampling.adaptation import Adaptation
-from thermosphere.sampling.masses import friction_factor, white_noise_scales
+from thermosphere.sampling.moves import Moves, UnreachableSphereError
 from thermosphere.sampling.options import LangevinOptions
 from thermosphere.sampling.state import LangevinState
 
+__all__ = ["Langevin", "UnreachableSphereError"]
 
-class UnreachableSphereError(RuntimeError):
-    """A proposal left the sphere's reach, or is not finite. The chain keeps its last good weights
-    and momenta."""
+# A burst takes about this long: Ctrl-C and progress wait no longer, and returning to Python costs
+# nothing beside it.
+BURST_SECONDS = 0.1
 
 
 class Langevin:
@@ -59,8 +52,7 @@ class Langevin:
     temperature: T of each chain, in units of U.
     seed: of all noise, mini-batches and decisions. A run is a function of (seed, chain ids, start).
     options: :class:`LangevinOptions`; keyword arguments replace single ones.
-    threads: of the fused step; default torch.get_num_threads(). The step's bits do not depend on
-    it.
+    threads: of the fused parts; default torch.get_num_threads(). Their bits do not depend on it.
 
     Raises ValueError for an option or a temperature out of range.
     """
@@ -94,7 +86,7 @@ class Langevin:
         if not 0 <= seed < 2**64:
             raise ValueError(f"sampler: seed must be in [0, 2**64), got {seed}")
         self.seed = seed
-        self.threads = threads
+        self.moves = Moves(potential, self.options, seed, threads)
         self.adaptation = Adaptation(potential, self.options, seed)
 
     def init(
@@ -168,36 +160,43 @@ class Langevin:
             streak=torch.ones(chains, dtype=torch.int64),
         )
         self.adaptation.start(state, masses)
-        self._noise_scales(state)  # refuses masses that leave the white noise no room
+        self.moves.noise_scales(state)  # refuses masses that leave the white noise no room
         return state
 
     def run(
-        self, state: LangevinState, moves: int, on_move: Callable[[int], None] | None = None
+        self, state: LangevinState, moves: int, on_moves: Callable[[int], None] | None = None
     ) -> torch.Tensor:
         """Advance every chain by ``moves``, in place; returns the mean mini-batch loss of each
         chain, (C,) float64.
 
         A mini-batch does not depend on the weights it is evaluated at, so that mean estimates ⟨U⟩
         without bias.
-        on_move(done) is called after each move. Raises :class:`UnreachableSphereError` naming
-        chain, step, dt and T_ratio: that chain keeps its last good weights and momenta, the others
-        may have made the move already, so the state as a whole is spent: go on from a copy or a
-        checkpoint, with a smaller step.
+        on_moves(done) is called between bursts with the number of moves made: after every move
+        where the potential is not fused, else about every tenth of a second. The bits do not depend
+        on the cuts. Raises :class:`UnreachableSphereError` naming chain, step, dt and T_ratio: that
+        chain keeps its last good weights and momenta, the others may have gone on, so the state as
+        a whole is spent: go on from a copy or a checkpoint, with a smaller step.
         """
         if moves < 1:
             raise ValueError(f"run: moves must be >= 1, got {moves}")
-        total = torch.zeros(len(state.temperature), dtype=torch.float64)
-        derived = self._derive(state)
-        for move in range(moves):
+        loss_sums = torch.zeros(len(state.temperature), dtype=torch.float64)
+        derived = self.moves.derive(state)
+        done, burst = 0, 1
+        while done < moves:
             due = self.adaptation.due(state)
             if due.numel():
                 self.adaptation.adapt(state, due)
-                derived = self._derive(state)
-            total += self._move(state, derived)
-            state.step += 1
-            if on_move is not None:
-                on_move(move + 1)
-        return total / moves
+                derived = self.moves.derive(state)
+            burst = min(burst, moves - done, self.adaptation.moves_left(state))
+            begun = time.perf_counter()
+            self.moves.advance(state, derived, burst, loss_sums)
+            done += burst
+            if on_moves is not None:
+                on_moves(done)
+            if self.moves.fused is not None:
+                taken = (time.perf_counter() - begun) / burst
+                burst = max(1, int(BURST_SECONDS / taken))
+        return loss_sums / moves
 
     def kinetic_temperature(self, state: LangevinState) -> torch.Tensor:
         """2 Σ(p²/2M) / (degrees of freedom) of the full-step momenta now, (C,) float64; its mean at
@@ -209,134 +208,8 @@ class Langevin:
         if self.options.scheme == "paper":
             energy = 0.5 * (state.momenta.double() ** 2 / state.masses.double()).sum(1)
         else:
-            _, gradient = self._gradient(state, Stream.MINIBATCH)
+            _, gradient = self.moves.gradient(state, Stream.MINIBATCH)
             out = torch.empty_like(state.momenta)
-            energy = self._full_momenta(state, self._derive(state), gradient, out=out).clone()
+            derived = self.moves.derive(state)
+            energy = self.moves.full_momenta(state, derived, gradient, out=out).clone()
         return 2.0 * energy / freedom
-
-    def _move(self, state: LangevinState, derived: _Derived) -> torch.Tensor:
-        losses, gradient = self._gradient(state, Stream.MINIBATCH)
-        _, reachable = langevin_step(
-            state.weights,
-            state.momenta,
-            gradient,
-            derived.inverse_masses,
-            derived.step_scales,
-            coefficients=derived.step_coefficients,
-            metric=derived.metric,
-            chain_ids=state.chain_ids,
-            workspace=derived.workspace,
-            seed=self.seed,
-            step=state.step,
-            threads=self.threads,
-        )
-        if not bool(reachable.all()):
-            self._refuse(state, reachable, losses, gradient)
-        if self.options.scheme == "paper":
-            _, gradient = self._gradient(state, Stream.MINIBATCH_END)
-            self._full_momenta(state, derived, gradient, out=state.momenta)
-        return losses.double()
-
-    def _gradient(self, state: LangevinState, stream: Stream) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.options.batch is None:
-            return self.potential(state.weights, None)
-        minibatch = draw_minibatch(
-            seed=self.seed,
-            step=state.step,
-            stream=stream,
-            chain_ids=state.chain_ids,
-            batch=self.options.batch,
-            examples=self.potential.examples,
-        )
-        return self.potential(state.weights, minibatch)
-
-    def _full_momenta(
-        self, state: LangevinState, derived: _Derived, gradient: torch.Tensor, *, out: torch.Tensor
-    ) -> torch.Tensor:
-        return langevin_momenta(
-            state.weights,
-            state.momenta,
-            gradient,
-            derived.inverse_masses,
-            derived.momenta_scales,
-            coefficients=derived.momenta_coefficients,
-            metric=derived.metric,
-            chain_ids=state.chain_ids,
-            workspace=derived.workspace,
-            seed=self.seed,
-            step=state.step,
-            out=out,
-            threads=self.threads,
-        )
-
-    def _refuse(
-        self,
-        state: LangevinState,
-        reachable: torch.Tensor,
-        losses: torch.Tensor,
-        gradient: torch.Tensor,
-    ) -> None:
-        chain = int((reachable == 0).nonzero()[0])
-        numbers = (losses[chain], gradient[chain], state.momenta[chain])
-        if all(bool(torch.isfinite(number).all()) for number in numbers):
-            what = "left the sphere's reach"
-        else:
-            what = "has a loss, gradient or momentum that is not finite"
-        raise UnreachableSphereError(
-            f"sampler: chain {int(state.chain_ids[chain])} {what} at step {state.step}: "
-            f"dt = {self.options.dt:g}, T_ratio = {float(state.t_ratio[chain]):.3g}, "
-            f"T = {float(state.temperature[chain]):.3g}; lower dt or T_ratio"
-        )
-
-    def _noise_scales(self, state: LangevinState) -> tuple[torch.Tensor, torch.Tensor]:
-        return white_noise_scales(
-            state.noise_variance,
-            state.masses,
-            temperature=state.temperature,
-            dt=self.options.dt,
-            m1=self.options.m1,
-            scheme=self.options.scheme,
-        )
-
-    def _derive(self, state: LangevinState) -> _Derived:
-        """What a move needs that follows from the state and changes only when the masses do."""
-        o = self.options
-        c1 = friction_factor(o.m1)
-        leapfrog = o.scheme == "leapfrog"
-        dt = torch.full_like(state.temperature, o.dt)
-        shared = {
-            "dt": dt,
-            "metric_temperature": state.temperature * float(o.corrects_metric),
-            "norm2": state.norm2 if o.constrained else torch.full_like(dt, UNCONSTRAINED),
-        }
-        step_scales, momenta_scales = self._noise_scales(state)
-        workspace = StepWorkspace(*state.weights.shape)
-        inverse_masses = state.masses.reciprocal()
-        return _Derived(
-            inverse_masses=inverse_masses,
-            step_scales=step_scales,
-            momenta_scales=momenta_scales,
-            step_coefficients=step_coefficients(
-                momentum_factor=torch.full_like(dt, c1 * c1 if leapfrog else c1),
-                gradient_factor=dt / 2 * (1 + c1 * c1 if leapfrog else 1),
-                **shared,
-            ),
-            momenta_coefficients=step_coefficients(
-                momentum_factor=torch.full_like(dt, c1), gradient_factor=dt / 2, **shared
-            ),
-            metric=metric_sums(
-                state.weights, inverse_masses, workspace=workspace, threads=self.threads
-            ),
-            workspace=workspace,
-        )
-
-
-@dataclass(frozen=True)
-class _Derived:
-    inverse_masses: torch.Tensor  # (C, N) float32
-    step_scales: torch.Tensor  # (C, N) float32
-    momenta_scales: torch.Tensor  # (C, N) float32
-    step_coefficients: torch.Tensor  # (C, 5) float64
-    momenta_coefficients: torch.Tensor  # (C, 5) float64
-    metric: torch.Tensor  # (C,) float64
-    workspace: StepWorkspace

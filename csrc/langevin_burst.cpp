@@ -1,0 +1,130 @@
+// With as many chains as threads or more, a chain stays on one core for the whole burst: no barrier, its
+// weights and momenta in that core's cache. Chains left over by the division, and few chains, share the
+// threads inside each gradient and step.
+#include "langevin_burst.h"
+
+#include "minibatch.h"
+#include "parallel.h"
+#include "philox.h"
+
+namespace thermosphere {
+namespace {
+
+template <class T>
+T* at(T* array, int64_t offset) {
+  return array == nullptr ? nullptr : array + offset;
+}
+
+// The burst of one chain.
+LangevinBurst chain_of(const LangevinBurst& all, int64_t c) {
+  LangevinBurst one = all;
+  const int64_t n = all.step.parameters, row = c * n, batch = c * all.gradient.batch;
+  const int64_t sums = c * segment_count(n) * 3;
+  EncoderCall& g = one.gradient;
+  g.chains = 1;
+  g.weights += row;
+  g.gradient += row;
+  g.indices = at(g.indices, batch);
+  g.example_weights = at(g.example_weights, batch);
+  g.losses += c;
+  g.errors += c;
+  g.work += c * encoder_work_floats(g.shape, 1, true);
+  one.indices = at(one.indices, batch);
+  one.example_weights = at(one.example_weights, batch);
+
+  LangevinStep& s = one.step;
+  s.chains = 1;
+  for (float** array : {&s.weights, &s.momenta, &s.proposal}) *array += row;
+  for (const float** array : {&s.gradient, &s.inverse_masses, &s.noise_scales}) *array += row;
+  s.partial_sums += sums;
+  s.coefficients += c;
+  s.metric += c;
+  s.multiplier += c;
+  s.reachable += c;
+  s.chain_ids += c;
+
+  if (all.momenta.weights != nullptr) {
+    LangevinMomenta& p = one.momenta;
+    p.chains = 1;
+    for (const float** array : {&p.weights, &p.momenta, &p.gradient, &p.inverse_masses, &p.noise_scales})
+      *array += row;
+    p.full_momenta += row;
+    p.partial_sums += sums;
+    p.coefficients += c;
+    p.metric += c;
+    p.kinetic_energy += c;
+    p.chain_ids += c;
+  }
+  if (!all.harmonic.one_reference) one.harmonic.reference = at(all.harmonic.reference, row);
+  one.loss_sums += c;
+  one.completed += c;
+  return one;
+}
+
+// Adds the harmonic terms of one chain to its gradient and loss.
+void add_harmonic(const Harmonic& h, int64_t parameters, const float* weights, float* gradient,
+                  double* loss) {
+  const float ridge = static_cast<float>(h.ridge), tether = static_cast<float>(h.tether);
+  if (h.ridge > 0.0) {
+    double squared = 0.0;
+    for (int64_t i = 0; i < parameters; ++i) {
+      squared += static_cast<double>(weights[i]) * static_cast<double>(weights[i]);
+      gradient[i] += ridge * weights[i];
+    }
+    *loss += 0.5 * h.ridge * squared;
+  }
+  if (h.tether > 0.0) {
+    double squared = 0.0;
+    for (int64_t i = 0; i < parameters; ++i) {
+      const float away = weights[i] - h.reference[i];
+      squared += static_cast<double>(away) * static_cast<double>(away);
+      gradient[i] += tether * away;
+    }
+    *loss += 0.5 * h.tether * squared;
+  }
+}
+
+// Loss and gradient of one chain on a mini-batch of its own.
+void minibatch_gradient(const LangevinBurst& chain, Stream stream, uint64_t step, int threads) {
+  const EncoderCall& g = chain.gradient;
+  if (chain.indices != nullptr)
+    draw_minibatch({.seed = chain.step.seed,
+                    .step = step,
+                    .stream = static_cast<uint32_t>(stream),
+                    .chains = 1,
+                    .batch = g.batch,
+                    .examples = g.set.count,
+                    .chain_ids = chain.step.chain_ids,
+                    .indices = chain.indices,
+                    .weights = chain.example_weights});
+  encoder_gradient(g, threads);
+  add_harmonic(chain.harmonic, g.parameters, g.weights, g.gradient, g.losses);
+}
+
+void run_chain(LangevinBurst chain, int threads) {
+  int64_t& done = *chain.completed;
+  for (done = 0; done < chain.moves; ++done, ++chain.step.step, ++chain.momenta.step) {
+    minibatch_gradient(chain, Stream::minibatch, chain.step.step, threads);
+    const double loss = *chain.gradient.losses;
+    langevin_step(chain.step, threads);
+    if (*chain.step.reachable == 0) return;
+    *chain.loss_sums += loss;
+    if (chain.momenta.weights == nullptr) continue;
+    minibatch_gradient(chain, Stream::minibatch_end, chain.step.step, threads);
+    langevin_momenta(chain.momenta, threads);
+  }
+}
+
+}  // namespace
+
+int64_t langevin_burst_work_floats(const TransformerShape& shape, int64_t chains) {
+  return chains * encoder_work_floats(shape, 1, true);
+}
+
+void langevin_burst(const LangevinBurst& burst, int threads) {
+  const int64_t chains = burst.step.chains, alone = chains - chains % threads;
+  parallel_for(alone, threads, [&](int64_t c) { run_chain(chain_of(burst, c), 1); });
+  for (int64_t c = alone; c < chains; ++c) run_chain(chain_of(burst, c), threads);
+}
+
+}  // namespace thermosphere
