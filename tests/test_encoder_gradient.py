@@ -169,6 +169,15 @@ def test_weights_of_sequences_count(shape: EncoderShape, isa: str) -> None:
     assert_agrees(shape, result, encoder_gradient_ref(shape, data, weights.double(), batch))
 
 
+@pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[7], SMALL_FF], ids=name_of)
+@pytest.mark.parametrize("size", [32, 64])
+def test_groups_of_a_batch_add_up(shape: EncoderShape, size: int, isa: str) -> None:
+    """Batches of 32 and more are cut into two to four groups."""
+    data, weights, batch = make_data(shape), make_weights(shape, 2), make_batch(2, size)
+    result = encoder_gradient(shape, data, weights, batch)
+    assert_agrees(shape, result, encoder_gradient_ref(shape, data, weights.double(), batch))
+
+
 @pytest.mark.parametrize("shape", [TF1, SHAPES[2], FF], ids=["tf1", "tf4-small", "ff"])
 @pytest.mark.parametrize("size", [1, 5, 24, 64, 200])
 def test_same_bits_for_any_threads(shape: EncoderShape, size: int, isa: str) -> None:
