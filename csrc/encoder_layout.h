@@ -69,19 +69,15 @@ struct EncoderLayout {
   ptrdiff_t parameters, packed_floats, gradient_floats;
 };
 
-// Sequences whose masked rows go through the products together. About 64 rows fill the tiles' height, and
-// more would push a transformer's activations out of the second-level cache. The feed-forward network's W2,
-// twice, and its slope fill that cache alone: more rows share a pass over them.
-constexpr int encoder_sequences_max = 16;
+// Sequences whose masked rows go through the products together: about 64 rows fill the tiles' height. More
+// would push the activations out of the second-level cache, or, in the feed-forward network, gain nothing (64
+// to 256 rows within 4 %). More blocks than one take one sequence, with all its rows.
+constexpr int encoder_sequences_max = 8;
 static inline int encoder_pack_sequences(const EncoderShape& s) {
-  if (s.network == EncoderNetwork::feedforward) return encoder_sequences_max;
-  return s.blocks == 1 ? 8 : 1;
+  return s.blocks == 1 ? encoder_sequences_max : 1;
 }
-// Most rows a pack can have: one sequence with every site masked, or as many as are wanted.
-static inline int encoder_pack_rows(const EncoderShape& s) {
-  const int wanted = s.network == EncoderNetwork::feedforward ? 96 : 64;
-  return s.length > wanted ? s.length : wanted;
-}
+// Most rows a pack can have: one sequence with every site masked, or 64.
+static inline int encoder_pack_rows(const EncoderShape& s) { return s.length > 64 ? s.length : 64; }
 
 static inline int encoder_padded(int size) { return (size + 15) / 16 * 16; }
 static inline ptrdiff_t encoder_panels(int depth, int columns) {

@@ -16,14 +16,13 @@ void add_bias(int rows, int width, const float* bias, float* x) {
 
 void make_feedforward_tables(const EncoderLayout& at, const EncoderShape& s, const PositionalCodes& codes,
                              float* packed) {
-  const int n = s.length, d = s.embedding, wide = padded(d), width = padded(s.hidden),
-            mask_token = s.tokens - 1;
+  const int n = s.length, d = s.embedding, wide = padded(d), width = padded(s.hidden);
   const FeedForwardTables& t = at.feedforward_tables;
   const FeedForwardTensors& w = at.feedforward;
   make_pooling_tables(at, s, codes, packed);
   float mask[encoder_embedding_max];
   fill_mask(d, mask);
-  const float* mask_row = packed + at.embedding_rows + mask_token * wide;
+  const float* mask_row = packed + at.embedding_rows + (s.tokens - 1) * wide;
   for (int i = 0; i < n; ++i)
     for (int k = 0; k < wide; k += lanes)
       store(packed + t.normal + i * wide + k, load(mask_row + k) + load(codes.embedding + i * wide + k));
