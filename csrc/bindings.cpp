@@ -24,6 +24,10 @@ T* address(uintptr_t value) {
   return reinterpret_cast<T*>(value);
 }
 
+ts::EncoderShape encoder_shape(int network, const std::array<int, 5>& sizes) {
+  return {static_cast<ts::EncoderNetwork>(network), sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]};
+}
+
 py::dict build_info() {
   py::dict info;
   info["version"] = THERMOSPHERE_VERSION;
@@ -54,6 +58,8 @@ PYBIND11_MODULE(_core, m) {
   m.attr("encoder_size_limits") =
       py::make_tuple(ts::encoder_blocks_max, ts::encoder_embedding_max, ts::encoder_hidden_max,
                      ts::encoder_length_max, ts::encoder_tokens_max);
+  m.attr("encoder_networks") = py::dict(py::arg("transformer") = int(ts::EncoderNetwork::transformer),
+                                        py::arg("feedforward") = int(ts::EncoderNetwork::feedforward));
 
   m.def("philox4x32", [](std::array<uint32_t, 4> c, std::array<uint32_t, 2> k) {
     const ts::Words words = ts::philox4x32(c[0], c[1], c[2], c[3], k[0], k[1]);
@@ -170,19 +176,19 @@ PYBIND11_MODULE(_core, m) {
 
   m.def(
       "encoder_work_floats",
-      [](std::array<int, 5> shape, int64_t chains, bool gradient) {
-        return ts::encoder_work_floats({shape[0], shape[1], shape[2], shape[3], shape[4]}, chains, gradient);
+      [](int network, std::array<int, 5> sizes, int64_t chains, bool gradient) {
+        return ts::encoder_work_floats(encoder_shape(network, sizes), chains, gradient);
       },
-      py::kw_only(), py::arg("shape"), py::arg("chains"), py::arg("gradient"));
+      py::kw_only(), py::arg("network"), py::arg("sizes"), py::arg("chains"), py::arg("gradient"));
 
   m.def(
       "encoder_gradient",
-      [](std::array<int, 5> shape, int64_t sequences, uintptr_t tokens, uintptr_t first, uintptr_t site,
-         uintptr_t target, uintptr_t code_embedding, uintptr_t code_hidden, int64_t chains,
+      [](int network, std::array<int, 5> sizes, int64_t sequences, uintptr_t tokens, uintptr_t first,
+         uintptr_t site, uintptr_t target, uintptr_t code_embedding, uintptr_t code_hidden, int64_t chains,
          int64_t parameters, int64_t batch, uintptr_t weights, uintptr_t indices, uintptr_t example_weights,
          uintptr_t gradient, uintptr_t losses, uintptr_t errors, uintptr_t work, int threads) {
         const py::gil_scoped_release release;
-        ts::encoder_gradient({.shape = {shape[0], shape[1], shape[2], shape[3], shape[4]},
+        ts::encoder_gradient({.shape = encoder_shape(network, sizes),
                               .set = {.count = sequences,
                                       .tokens = address<const uint8_t>(tokens),
                                       .first = address<const int64_t>(first),
@@ -202,8 +208,8 @@ PYBIND11_MODULE(_core, m) {
                               .work = address<float>(work)},
                              threads);
       },
-      py::kw_only(), py::arg("shape"), py::arg("sequences"), py::arg("tokens"), py::arg("first"),
-      py::arg("site"), py::arg("target"), py::arg("code_embedding"), py::arg("code_hidden"),
+      py::kw_only(), py::arg("network"), py::arg("sizes"), py::arg("sequences"), py::arg("tokens"),
+      py::arg("first"), py::arg("site"), py::arg("target"), py::arg("code_embedding"), py::arg("code_hidden"),
       py::arg("chains"), py::arg("parameters"), py::arg("batch"), py::arg("weights"), py::arg("indices"),
       py::arg("example_weights"), py::arg("gradient"), py::arg("losses"), py::arg("errors"), py::arg("work"),
       py::arg("threads"));

@@ -15,9 +15,12 @@ constexpr int encoder_hidden_max = 512;
 constexpr int encoder_length_max = 256;
 constexpr int encoder_tokens_max = 64;
 
-// L blocks, embedding d, hidden m, length n, V tokens; the flat vector is in the order of
-// models/transformer.py.
-struct TransformerShape {
+enum class EncoderNetwork : int { transformer, feedforward };
+
+// L blocks (1 for the feed-forward network), embedding d, hidden m, length n, V tokens; the flat vector is in
+// the order of models/transformer.py or models/feedforward.py.
+struct EncoderShape {
+  EncoderNetwork network;
   int blocks, embedding, hidden, length, tokens;
 };
 
@@ -38,7 +41,7 @@ struct PositionalCodes {
 };
 
 struct EncoderCall {
-  TransformerShape shape;
+  EncoderShape shape;
   SequenceSet set;
   PositionalCodes codes;
   int64_t chains, parameters, batch;
@@ -52,7 +55,7 @@ struct EncoderCall {
 };
 
 // Scratch of a call for all chains: packed weights and the groups' partial gradients.
-int64_t encoder_work_floats(const TransformerShape& shape, int64_t chains, bool gradient);
+int64_t encoder_work_floats(const EncoderShape& shape, int64_t chains, bool gradient);
 void encoder_gradient(const EncoderCall& call, int threads);
 
 }  // namespace thermosphere

@@ -61,7 +61,7 @@ void add_groups(const EncoderTensor& t, const float* partial, ptrdiff_t stride, 
                 int64_t eighth, float* flat) {
   const int width = encoder_padded(t.columns);
   for (int64_t i = t.rows * eighth / 8; i < t.rows * (eighth + 1) / 8; ++i) {
-    float* out = flat + t.flat + i * t.columns;
+    float* out = flat + t.flat + i * t.row;
     const float* in = partial + t.gradient + i * width;
     for (int j = 0; j < t.columns; ++j) {
       float sum = in[j];
@@ -71,25 +71,12 @@ void add_groups(const EncoderTensor& t, const float* partial, ptrdiff_t stride, 
   }
 }
 
-template <class Body>
-void for_tensors(const EncoderLayout& at, const TransformerShape& s, const Body& body) {
-  body(at.embedding);
-  for (int l = 0; l < s.blocks; ++l) {
-    const EncoderBlock& b = at.block[l];
-    const EncoderTensor* all[] = {&b.query_key,   &b.value_output, &b.gain1,    &b.bias1, &b.weight1,
-                                  &b.hidden_bias, &b.weight2,      &b.out_bias, &b.gain2, &b.bias2};
-    for (const EncoderTensor* t : all) body(*t);
-  }
-  body(at.output);
-  body(at.output_bias);
-}
-
 }  // namespace
 
-ptrdiff_t encoder_arena_floats(const TransformerShape& s) {
-  // An upper bound of what the kernel takes: pack_rows = 64 rows, pack_sequences = 8 of them.
+// Upper bounds of what the kernels take.
+static ptrdiff_t transformer_floats(const EncoderShape& s) {
   const ptrdiff_t wide = encoder_padded(s.embedding), high = encoder_padded(s.hidden) + 16, n = s.length;
-  const ptrdiff_t rows = std::max<ptrdiff_t>(n, 64), columns = rows + 16 * 8;
+  const ptrdiff_t rows = encoder_pack_rows(s), columns = rows + 16 * encoder_pack_sequences(s);
   const ptrdiff_t state = 8 * wide + 2 * high + 4;  // a row of a BlockState
   const ptrdiff_t full = (s.blocks - 1) * (n * state + n * encoder_padded(s.length) + 16 * 16);
   const ptrdiff_t last = rows * state + n * columns + 16 * 16;
@@ -98,7 +85,20 @@ ptrdiff_t encoder_arena_floats(const TransformerShape& s) {
   return full + last + slopes + tables + 16 * n * wide + (s.embedding + n) * columns + 4 * rows + 1024;
 }
 
-int64_t encoder_work_floats(const TransformerShape& shape, int64_t chains, bool gradient) {
+static ptrdiff_t feedforward_floats(const EncoderShape& s) {
+  const ptrdiff_t wide = encoder_padded(s.embedding), high = encoder_padded(s.hidden) + 16, n = s.length;
+  const ptrdiff_t classes = encoder_padded(s.tokens), rows = encoder_pack_rows(s);
+  const ptrdiff_t state = 5 * high + classes + 4;  // a row's activations, slope, logits, and what it is
+  const ptrdiff_t pooled = 2 * encoder_padded(s.tokens + s.length) + 3 * wide + 2 * high + 2;
+  const ptrdiff_t finish = n * (wide + classes) + 2 * wide;
+  return rows * state + encoder_sequences_max * pooled + finish + high + 1024;
+}
+
+ptrdiff_t encoder_arena_floats(const EncoderShape& s) {
+  return s.network == EncoderNetwork::feedforward ? feedforward_floats(s) : transformer_floats(s);
+}
+
+int64_t encoder_work_floats(const EncoderShape& shape, int64_t chains, bool gradient) {
   const EncoderLayout at = encoder_layout(shape);
   const ptrdiff_t packed = (at.packed_floats + 15) / 16 * 16;
   const ptrdiff_t partial = (at.gradient_floats + 15) / 16 * 16;
@@ -161,7 +161,7 @@ void encoder_gradient(const EncoderCall& call, int threads) {
   });
   parallel_for(call.chains * 8, threads, [&](int64_t task) {
     const int64_t c = task / 8;
-    for_tensors(at, call.shape, [&](const EncoderTensor& t) {
+    encoder_tensors(at, call.shape, [&](const EncoderTensor& t) {
       add_groups(t, partials + c * groups * partial_stride, partial_stride, groups, task % 8,
                  call.gradient + c * call.parameters);
     });

@@ -1,9 +1,10 @@
-// The transformer, forward and backward, one pack of sequences at a time: read it beside
-// models/transformer.py. Compiled once per instruction set; sums run in the order written, whatever the
-// number of threads.
+// The networks, forward and backward, one pack of sequences at a time: read it beside models/transformer.py;
+// the feed-forward one is in feedforward_rows_cpu.h. Compiled once per instruction set; sums run in the order
+// written, whatever the number of threads.
 #include "attention_norm_cpu.h"
 #include "encoder_rows_cpu.h"
 #include "encoder_tables_cpu.h"
+#include "feedforward_rows_cpu.h"
 
 #define THERMOSPHERE_JOIN2(a, b) a##b
 #define THERMOSPHERE_JOIN(a, b) THERMOSPHERE_JOIN2(a, b)
@@ -13,12 +14,12 @@ namespace {
 
 void transformer_pack(const Model& model, const Pack& pack, const int* site, const int32_t* target,
                       const float* row_weight, Arena arena, RowLoss& total) {
-  const TransformerShape& s = model.s;
+  const EncoderShape& s = model.s;
   const int n = s.length, d = s.embedding, wide = model.wide(), last = s.blocks - 1;
   const ptrdiff_t plane = static_cast<ptrdiff_t>(n) * wide;
 
   // X⁰ = E[x] + PE, and the full blocks, which have one sequence a pack.
-  float* inputs[pack_sequences];
+  float* inputs[encoder_sequences_max];
   for (int q = 0; q < pack.sequences; ++q) {
     inputs[q] = arena.take(plane);
     for (int j = 0; j < n; ++j) {
@@ -49,7 +50,7 @@ void transformer_pack(const Model& model, const Pack& pack, const int* site, con
   const EncoderBlock& w = model.at.block[last];
   const int rows = pack.rows;
   BlockState b = make_block(arena, s, rows, most);
-  float* attention_of[pack_sequences];
+  float* attention_of[encoder_sequences_max];
   float* next_attention = b.attention;
   for (int q = 0; q < pack.sequences; ++q)
     for (int i = pack.first_row[q]; i < pack.first_row[q + 1]; ++i)
@@ -67,22 +68,22 @@ void transformer_pack(const Model& model, const Pack& pack, const int* site, con
   block_rows(model, w, b, rows, site);
 
   float* logits = arena.take(static_cast<ptrdiff_t>(rows) * padded(s.tokens));
-  const RowLoss loss = head_rows(model, b.out, rows, target, row_weight, logits);
+  const RowLoss loss = head_rows(model, b.out, wide, rows, target, row_weight, logits);
   total.loss += loss.loss;
   total.error += loss.error;
   if (model.gradient == nullptr) return;
 
   // Backward, in the same order upside down.
-  const ptrdiff_t tall = most_rows(s);
+  const ptrdiff_t tall = encoder_pack_rows(s);
   float* slope = arena.take(tall * wide);
   float* mixed_slope = arena.take(tall * wide);
   float* query_slope = arena.take(tall * wide);
   float* hidden_work = arena.take(tall * model.hidden_stride());
   float* x_slope = arena.take(plane);
-  head_rows_backward(model, b.out, rows, logits, slope);
+  head_rows_backward(model, b.out, wide, rows, logits, slope);
   block_rows_backward(model, w, b, rows, slope, mixed_slope, hidden_work);
 
-  float* x_slopes[pack_sequences];
+  float* x_slopes[encoder_sequences_max];
   for (int q = 0; q < pack.sequences; ++q) {
     const int first = pack.first_row[q], own = pack.first_row[q + 1] - first;
     const ptrdiff_t o = static_cast<ptrdiff_t>(first) * wide;
@@ -118,25 +119,32 @@ void transformer_pack(const Model& model, const Pack& pack, const int* site, con
     }
 }
 
-// Packs of whole sequences: as many as give pack_rows masked rows in one block, one where there are more
-// blocks.
+using PackRows = void (*)(const Model&, const Pack&, const int* site, const int32_t* target,
+                          const float* row_weight, Arena, RowLoss&);
+
+PackRows pack_function(const EncoderShape& s) {
+  if (s.network == EncoderNetwork::feedforward) return feedforward_pack;
+  return s.blocks == 1 ? one_block_pack : transformer_pack;
+}
+
+// Packs of whole sequences.
 void group(EncoderGroup& g) {
-  const TransformerShape& s = *g.shape;
+  const EncoderShape& s = *g.shape;
   Arena arena{g.arena};
-  float* mask = arena.take(padded(s.embedding));
-  fill_mask(s.embedding, mask);
-  const int most = most_rows(s);
+  const int features = g.layout->output.columns;
+  float* mask = arena.take(padded(features));
+  fill_mask(features, mask);
+  const int most = encoder_pack_rows(s);
   int* site = reinterpret_cast<int*>(arena.take(most));
   int32_t* target = reinterpret_cast<int32_t*>(arena.take(most));
   float* row_weight = arena.take(most);
   const Model model{s, *g.layout, g.packed, *g.codes, g.gradient, mask};
-  const int limit = s.blocks == 1 ? pack_sequences : 1;
+  const int limit = encoder_pack_sequences(s);
+  const PackRows run = pack_function(s);
   RowLoss total{0.0, 0.0};
   Pack pack{};
   const auto flush = [&]() {
-    if (pack.sequences > 0)
-      (s.blocks == 1 ? one_block_pack : transformer_pack)(model, pack, site, target, row_weight, arena,
-                                                          total);
+    if (pack.sequences > 0) run(model, pack, site, target, row_weight, arena, total);
     pack.sequences = pack.rows = 0;
   };
   for (int64_t position = g.first; position < g.last; ++position) {
@@ -166,37 +174,35 @@ void group(EncoderGroup& g) {
 void pack_rows_of(const EncoderTensor& t, const float* flat, float* out) {
   for (int i = 0; i < t.rows; ++i)
     for (int j = 0; j < padded(t.columns); ++j)
-      *out++ = j < t.columns ? flat[t.flat + static_cast<ptrdiff_t>(i) * t.columns + j] : 0.0f;
+      *out++ = j < t.columns ? flat[t.flat + static_cast<ptrdiff_t>(i) * t.row + j] : 0.0f;
 }
 
 void pack_tensor(const EncoderTensor& t, const float* flat, float* packed) {
   const float* w = flat + t.flat;
   if (t.backward >= 0) {
-    pack_transposed(t, w, packed + t.forward);
+    pack_transposed(t.rows, t.columns, w, t.row, packed + t.forward);
     pack_plain(t, w, packed + t.backward);
     return;
   }
   pack_rows_of(t, flat, packed + t.forward);
 }
 
-void pack(const EncoderLayout& at, const TransformerShape& s, const PositionalCodes& codes, const float* flat,
+void pack(const EncoderLayout& at, const EncoderShape& s, const PositionalCodes& codes, const float* flat,
           float* packed) {
-  pack_tensor(at.embedding, flat, packed);
+  encoder_tensors(at, s, [&](const EncoderTensor& t) { pack_tensor(t, flat, packed); });
   pack_rows_of(at.embedding, flat, packed + at.embedding_rows);
-  for (int l = 0; l < s.blocks; ++l) {
-    const EncoderBlock& b = at.block[l];
-    const EncoderTensor* all[] = {&b.query_key,   &b.value_output, &b.gain1,    &b.bias1, &b.weight1,
-                                  &b.hidden_bias, &b.weight2,      &b.out_bias, &b.gain2, &b.bias2};
-    for (const EncoderTensor* t : all) pack_tensor(*t, flat, packed);
-  }
-  pack_tensor(at.output, flat, packed);
-  pack_tensor(at.output_bias, flat, packed);
-  if (s.blocks == 1) make_tables(at, s, codes, packed);
+  if (s.network == EncoderNetwork::feedforward)
+    make_feedforward_tables(at, s, codes, packed);
+  else if (s.blocks == 1)
+    make_tables(at, s, codes, packed);
 }
 
-void finish(const EncoderLayout& at, const TransformerShape& s, const PositionalCodes& codes,
-            const float* packed, float* partials, ptrdiff_t stride, int64_t groups, float* arena) {
-  if (s.blocks == 1) finish_tables(at, s, codes, packed, partials, stride, groups, Arena{arena});
+void finish(const EncoderLayout& at, const EncoderShape& s, const PositionalCodes& codes, const float* packed,
+            float* partials, ptrdiff_t stride, int64_t groups, float* arena) {
+  if (s.network == EncoderNetwork::feedforward)
+    finish_feedforward(at, s, packed, partials, stride, groups, Arena{arena});
+  else if (s.blocks == 1)
+    finish_tables(at, s, codes, packed, partials, stride, groups, Arena{arena});
 }
 
 double peak(int64_t rounds, float* sink) {

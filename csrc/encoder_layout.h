@@ -10,6 +10,7 @@ namespace thermosphere {
 // One tensor (rows × columns) of the flat vector; a vector has one row.
 struct EncoderTensor {
   int rows, columns;
+  int row;             // floats from a row to the next in the flat vector
   ptrdiff_t flat;      // offset in the flat vector
   ptrdiff_t gradient;  // offset in the padded gradient, rows of padded(columns)
   ptrdiff_t forward;   // packed Wᵀ (columns × rows) in panels of 32, for x Wᵀ; vectors and the embedding:
@@ -19,6 +20,13 @@ struct EncoderTensor {
 
 struct EncoderBlock {
   EncoderTensor query_key, value_output, gain1, bias1, weight1, hidden_bias, weight2, out_bias, gain2, bias2;
+};
+
+// Z W1ᵀ of the feed-forward network is two products, U with the first half of W1's columns and g with the
+// second.
+struct FeedForwardTensors {
+  EncoderTensor gain1, bias1, weight1_site, weight1_pooled, hidden_bias, weight2, second_bias, residual,
+      residual_bias, gain2, bias2;
 };
 
 // One block only: every query is at a mask, so queries depend on the site alone and scores are sums of two
@@ -33,13 +41,43 @@ struct EncoderTables {
   ptrdiff_t by_site_slope, by_token_slope;
 };
 
+// The feed-forward network: what depends on the site alone, as every masked site holds the mask, and what
+// the pooling needs (feedforward_pooling_cpu.h).
+struct FeedForwardTables {
+  ptrdiff_t normal;     // x̂ of E[mask] + PE, n × padded(d)
+  ptrdiff_t deviation;  // its 1/σ, n
+  ptrdiff_t rows;       // U at a mask = LN1(E[mask] + PE), n × padded(d)
+  ptrdiff_t hidden;     // U W1_siteᵀ + b1, n × padded(m)
+  ptrdiff_t residual;   // U Wrᵀ + br, n × padded(m)
+  ptrdiff_t centred;    // rows of E, then of PE, less their means, (V + n) × padded(d)
+  ptrdiff_t centred_t;  // the same transposed, in panels, d × (V + n)
+  ptrdiff_t scale;      // 1/σ of E[a] + PE_j, n × padded(V)
+  ptrdiff_t slopes;     // in the gradient, all tables after one another:
+  ptrdiff_t slope_floats;
+  ptrdiff_t hidden_slope, residual_slope;  // as above
+  ptrdiff_t centred_slope;                 // of E alone, V × padded(d)
+  ptrdiff_t scale_slope;
+};
+
 struct EncoderLayout {
   EncoderTensor embedding, output, output_bias;
   EncoderBlock block[encoder_blocks_max];
+  FeedForwardTensors feedforward;
   ptrdiff_t embedding_rows;  // packed: E with padded rows
   EncoderTables tables;
+  FeedForwardTables feedforward_tables;
   ptrdiff_t parameters, packed_floats, gradient_floats;
 };
+
+// Sequences whose masked rows go through the products together: about 64 rows fill the tiles' height. More
+// would push the activations out of the second-level cache, or, in the feed-forward network, gain nothing (64
+// to 256 rows within 4 %). More blocks than one take one sequence, with all its rows.
+constexpr int encoder_sequences_max = 8;
+static inline int encoder_pack_sequences(const EncoderShape& s) {
+  return s.blocks == 1 ? encoder_sequences_max : 1;
+}
+// Most rows a pack can have: one sequence with every site masked, or 64.
+static inline int encoder_pack_rows(const EncoderShape& s) { return s.length > 64 ? s.length : 64; }
 
 static inline int encoder_padded(int size) { return (size + 15) / 16 * 16; }
 static inline ptrdiff_t encoder_panels(int depth, int columns) {
@@ -47,7 +85,7 @@ static inline ptrdiff_t encoder_panels(int depth, int columns) {
 }
 
 static inline EncoderTensor encoder_place(EncoderLayout& at, int rows, int columns, bool product) {
-  EncoderTensor t{rows, columns, at.parameters, at.gradient_floats, at.packed_floats, -1};
+  EncoderTensor t{rows, columns, columns, at.parameters, at.gradient_floats, at.packed_floats, -1};
   const ptrdiff_t padded = static_cast<ptrdiff_t>(rows) * encoder_padded(columns);
   at.parameters += static_cast<ptrdiff_t>(rows) * columns;
   at.gradient_floats += padded;
@@ -61,8 +99,7 @@ static inline EncoderTensor encoder_place(EncoderLayout& at, int rows, int colum
   return t;
 }
 
-static inline EncoderLayout encoder_layout(const TransformerShape& s) {
-  EncoderLayout at{};
+static inline void encoder_place_transformer(EncoderLayout& at, const EncoderShape& s) {
   const int d = s.embedding, m = s.hidden;
   at.embedding = encoder_place(at, s.tokens, d, true);
   at.embedding_rows = at.packed_floats;
@@ -82,26 +119,96 @@ static inline EncoderLayout encoder_layout(const TransformerShape& s) {
   }
   at.output = encoder_place(at, s.tokens, d, true);
   at.output_bias = encoder_place(at, 1, s.tokens, false);
-  if (s.blocks == 1) {
-    const ptrdiff_t n = s.length, wide = n * encoder_padded(d);
-    const ptrdiff_t sites = n * encoder_padded(s.length), tokens = n * encoder_padded(s.tokens);
-    EncoderTables& t = at.tables;
-    t.code = at.packed_floats;
-    t.rows = t.code + encoder_panels(d, s.length);
-    t.queries = t.rows + wide;
-    t.by_site = t.queries + wide;
-    t.by_token = t.by_site + sites;
-    at.packed_floats = t.by_token + tokens;
-    t.by_site_slope = at.gradient_floats;
-    t.by_token_slope = t.by_site_slope + sites;
-    at.gradient_floats = t.by_token_slope + tokens;
-  }
+  if (s.blocks > 1) return;
+  const ptrdiff_t n = s.length, wide = n * encoder_padded(d);
+  const ptrdiff_t sites = n * encoder_padded(s.length), tokens = n * encoder_padded(s.tokens);
+  EncoderTables& t = at.tables;
+  t.code = at.packed_floats;
+  t.rows = t.code + encoder_panels(d, s.length);
+  t.queries = t.rows + wide;
+  t.by_site = t.queries + wide;
+  t.by_token = t.by_site + sites;
+  at.packed_floats = t.by_token + tokens;
+  t.by_site_slope = at.gradient_floats;
+  t.by_token_slope = t.by_site_slope + sites;
+  at.gradient_floats = t.by_token_slope + tokens;
+}
+
+static inline void encoder_place_feedforward(EncoderLayout& at, const EncoderShape& s) {
+  const int d = s.embedding, m = s.hidden;
+  at.embedding_rows = at.packed_floats;
+  at.embedding = encoder_place(at, s.tokens, d, false);
+  FeedForwardTensors& f = at.feedforward;
+  f.gain1 = encoder_place(at, 1, d, false);
+  f.bias1 = encoder_place(at, 1, d, false);
+  f.weight1_site = encoder_place(at, m, d, true);
+  f.weight1_pooled = encoder_place(at, m, d, true);
+  f.weight1_site.row = f.weight1_pooled.row = 2 * d;  // one tensor (m × 2d) in the flat vector
+  f.weight1_pooled.flat = f.weight1_site.flat + d;
+  f.hidden_bias = encoder_place(at, 1, m, false);
+  f.weight2 = encoder_place(at, m, m, true);
+  f.second_bias = encoder_place(at, 1, m, false);
+  f.residual = encoder_place(at, m, d, true);
+  f.residual_bias = encoder_place(at, 1, m, false);
+  f.gain2 = encoder_place(at, 1, m, false);
+  f.bias2 = encoder_place(at, 1, m, false);
+  at.output = encoder_place(at, s.tokens, m, true);
+  at.output_bias = encoder_place(at, 1, s.tokens, false);
+
+  const ptrdiff_t n = s.length, wide = encoder_padded(d), high = n * encoder_padded(m);
+  const ptrdiff_t scales = n * encoder_padded(s.tokens);
+  FeedForwardTables& t = at.feedforward_tables;
+  t.normal = at.packed_floats;
+  t.rows = t.normal + n * wide;
+  t.hidden = t.rows + n * wide;
+  t.residual = t.hidden + high;
+  t.centred = t.residual + high;
+  t.centred_t = t.centred + (s.tokens + n) * wide;
+  t.scale = t.centred_t + encoder_panels(d, s.tokens + s.length);
+  t.deviation = t.scale + scales;
+  at.packed_floats = t.deviation + encoder_padded(s.length);
+  t.slopes = t.hidden_slope = at.gradient_floats;
+  t.residual_slope = t.hidden_slope + high;
+  t.centred_slope = t.residual_slope + high;
+  t.scale_slope = t.centred_slope + s.tokens * wide;
+  at.gradient_floats = t.scale_slope + scales;
+  t.slope_floats = at.gradient_floats - t.slopes;
+}
+
+static inline EncoderLayout encoder_layout(const EncoderShape& s) {
+  EncoderLayout at{};
+  if (s.network == EncoderNetwork::feedforward)
+    encoder_place_feedforward(at, s);
+  else
+    encoder_place_transformer(at, s);
   return at;
+}
+
+// body(tensor) for every tensor, in the order of the flat vector.
+template <class Body>
+static inline void encoder_tensors(const EncoderLayout& at, const EncoderShape& s, const Body& body) {
+  body(at.embedding);
+  if (s.network == EncoderNetwork::feedforward) {
+    const FeedForwardTensors& f = at.feedforward;
+    const EncoderTensor* all[] = {&f.gain1,         &f.bias1,   &f.weight1_site, &f.weight1_pooled,
+                                  &f.hidden_bias,   &f.weight2, &f.second_bias,  &f.residual,
+                                  &f.residual_bias, &f.gain2,   &f.bias2};
+    for (const EncoderTensor* t : all) body(*t);
+  } else {
+    for (int l = 0; l < s.blocks; ++l) {
+      const EncoderBlock& b = at.block[l];
+      const EncoderTensor* all[] = {&b.query_key,   &b.value_output, &b.gain1,    &b.bias1, &b.weight1,
+                                    &b.hidden_bias, &b.weight2,      &b.out_bias, &b.gain2, &b.bias2};
+      for (const EncoderTensor* t : all) body(*t);
+    }
+  }
+  body(at.output);
+  body(at.output_bias);
 }
 
 // The work of one group of sequences of one chain.
 struct EncoderGroup {
-  const TransformerShape* shape;
+  const EncoderShape* shape;
   const EncoderLayout* layout;
   const SequenceSet* set;
   const PositionalCodes* codes;
@@ -115,15 +222,15 @@ struct EncoderGroup {
   double loss, error;   // out
 };
 
-ptrdiff_t encoder_arena_floats(const TransformerShape& shape);
+ptrdiff_t encoder_arena_floats(const EncoderShape& shape);
 
 struct EncoderKernels {
-  void (*pack)(const EncoderLayout&, const TransformerShape&, const PositionalCodes&, const float* flat,
+  void (*pack)(const EncoderLayout&, const EncoderShape&, const PositionalCodes&, const float* flat,
                float* packed);
   void (*group)(EncoderGroup&);
   // After the groups of a chain: adds what the tables' slopes give to the first of its `groups` partial
   // gradients.
-  void (*finish)(const EncoderLayout&, const TransformerShape&, const PositionalCodes&, const float* packed,
+  void (*finish)(const EncoderLayout&, const EncoderShape&, const PositionalCodes&, const float* packed,
                  float* partials, ptrdiff_t stride, int64_t groups, float* arena);
   // Does `rounds` × 12 independent vector multiply-adds and returns the floating-point operations done: what
   // benchmarks divide by.

@@ -9,11 +9,6 @@
 namespace thermosphere {
 namespace {
 
-// Sequences whose masked rows go through the last block together: about 64 rows fill the tiles' height, and
-// more would push the activations out of the second-level cache.
-constexpr int pack_rows = 64;
-constexpr int pack_sequences = 8;
-
 // Rows of hidden activations get a line more than a power of two, or their columns share few cache sets.
 THERMOSPHERE_ALWAYS int hidden_row(int m) { return padded(m) % 64 == 0 ? padded(m) + 16 : padded(m); }
 
@@ -27,12 +22,11 @@ struct BlockState {
   float* attention;  // Aᵀ of each sequence, n × padded(r) after one another
 };
 
-// Panels of 32 columns of Wᵀ (columns × rows), zero where there is none.
-void pack_transposed(const EncoderTensor& t, const float* w, float* out) {
-  for (int p = 0; p < t.rows; p += 32)
-    for (int k = 0; k < t.columns; ++k)
-      for (int j = 0; j < 32; ++j)
-        *out++ = p + j < t.rows ? w[static_cast<ptrdiff_t>(p + j) * t.columns + k] : 0.0f;
+// Panels of 32 columns of Wᵀ (columns × rows), zero where there is none. W's rows are `row` floats apart.
+void pack_transposed(int rows, int columns, const float* w, ptrdiff_t row, float* out) {
+  for (int p = 0; p < rows; p += 32)
+    for (int k = 0; k < columns; ++k)
+      for (int j = 0; j < 32; ++j) *out++ = p + j < rows ? w[(p + j) * row + k] : 0.0f;
 }
 
 // Panels of 32 columns of W (rows × columns).
@@ -40,7 +34,7 @@ void pack_plain(const EncoderTensor& t, const float* w, float* out) {
   for (int p = 0; p < t.columns; p += 32)
     for (int k = 0; k < t.rows; ++k) {
       const int own = t.columns - p < 32 ? t.columns - p : 32;
-      const float* row = w + static_cast<ptrdiff_t>(k) * t.columns + p;
+      const float* row = w + static_cast<ptrdiff_t>(k) * t.row + p;
       for (int j = 0; j < own; ++j) out[j] = row[j];
       for (int j = own; j < 32; ++j) out[j] = 0.0f;
       out += 32;
@@ -58,17 +52,17 @@ struct Arena {
 
 struct Pack {
   int sequences, rows;
-  const uint8_t* tokens[pack_sequences];
-  int first_row[pack_sequences + 1];
+  const uint8_t* tokens[encoder_sequences_max];
+  int first_row[encoder_sequences_max + 1];
 };
 
 struct Model {
-  const TransformerShape& s;
+  const EncoderShape& s;
   const EncoderLayout& at;
   const float* packed;
   const PositionalCodes& codes;
   float* gradient;
-  const float* mask;
+  const float* mask;  // of the last norm's features
 
   int d() const { return s.embedding; }
   int wide() const { return padded(s.embedding); }
@@ -83,7 +77,7 @@ struct Model {
   float* slope(const EncoderTensor& t) const { return gradient + t.gradient; }
 };
 
-BlockState make_block(Arena& arena, const TransformerShape& s, int rows, int attention_rows) {
+BlockState make_block(Arena& arena, const EncoderShape& s, int rows, int attention_rows) {
   const ptrdiff_t wide = padded(s.embedding), high = hidden_row(s.hidden);
   BlockState b{};
   b.x = arena.take(rows * wide);
@@ -101,10 +95,8 @@ BlockState make_block(Arena& arena, const TransformerShape& s, int rows, int att
   return b;
 }
 
-// Most rows a pack can have: one sequence with every site masked, or pack_rows.
-int most_rows(const TransformerShape& s) { return s.length > pack_rows ? s.length : pack_rows; }
-// Their attention columns, each sequence's rows padded.
-int most_columns(const TransformerShape& s) { return most_rows(s) + padding * pack_sequences; }
+// Attention columns of a pack, each sequence's rows padded.
+int most_columns(const EncoderShape& s) { return encoder_pack_rows(s) + padding * encoder_pack_sequences(s); }
 
 // Y = LN1(X + (A X) Wvoᵀ), out = LN2(Y + relu(Y W1ᵀ + b1 + …) W2ᵀ + b2), for the rows of a pack at sites
 // `site`.
@@ -122,7 +114,7 @@ void block_rows(const Model& model, const EncoderBlock& w, BlockState& b, int ro
     float* hidden = b.hidden + static_cast<ptrdiff_t>(i) * high;
     const float* code = model.codes.hidden + static_cast<ptrdiff_t>(site[i]) * padded(m);
     for (int j = 0; j < padded(m); j += lanes) {
-      const Vec positive = larger(load(active + j) + load(bias + j), Vec{});
+      const Vec positive = relu(load(active + j) + load(bias + j));
       store(active + j, positive);
       store(hidden + j, positive + load(code + j));
     }
@@ -165,12 +157,13 @@ void block_rows_backward(const Model& model, const EncoderBlock& w, const BlockS
   multiply(rows, wide, d, rows_of(slope, wide), model.backward(w.value_output), mixed_slope, wide);
 }
 
-// logits = X Woutᵀ + bout at the pack's rows, and their loss; `logits` (rows × padded(V)) then holds the
-// slope.
-RowLoss head_rows(const Model& model, const float* x, int rows, const int32_t* target,
+// logits = X Woutᵀ + bout at the pack's rows, `stride` floats apart, and their loss; `logits` (rows ×
+// padded(V)) then holds the slope.
+RowLoss head_rows(const Model& model, const float* x, ptrdiff_t stride, int rows, const int32_t* target,
                   const float* row_weight, float* logits) {
-  const int classes = padded(model.s.tokens), wide = model.wide();
-  multiply(rows, classes, model.d(), rows_of(x, wide), model.forward(model.at.output), logits, classes);
+  const int classes = padded(model.s.tokens);
+  const EncoderTensor& output = model.at.output;
+  multiply(rows, classes, output.columns, rows_of(x, stride), model.forward(output), logits, classes);
   const float* bias = model.vector(model.at.output_bias);
   for (int i = 0; i < rows; ++i)
     for (int k = 0; k < classes; k += lanes) {
@@ -180,13 +173,15 @@ RowLoss head_rows(const Model& model, const float* x, int rows, const int32_t* t
   return masked_cross_entropy(rows, model.s.tokens, target, row_weight, logits, classes);
 }
 
-void head_rows_backward(const Model& model, const float* x, int rows, const float* logits, float* slope) {
-  const int classes = padded(model.s.tokens), wide = model.wide();
-  multiply_add(model.s.tokens, wide, rows, transposed(logits, classes), plain(x, wide),
-               model.slope(model.at.output), wide);
+void head_rows_backward(const Model& model, const float* x, ptrdiff_t stride, int rows, const float* logits,
+                        float* slope) {
+  const int classes = padded(model.s.tokens);
+  const EncoderTensor& output = model.at.output;
+  const int width = padded(output.columns);
+  multiply_add(model.s.tokens, width, rows, transposed(logits, classes), plain(x, stride),
+               model.slope(output), width);
   add_columns(rows, classes, logits, classes, model.slope(model.at.output_bias));
-  multiply(rows, wide, model.s.tokens, rows_of(logits, classes), model.backward(model.at.output), slope,
-           wide);
+  multiply(rows, width, model.s.tokens, rows_of(logits, classes), model.backward(output), slope, stride);
 }
 
 }  // namespace

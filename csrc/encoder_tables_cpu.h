@@ -18,7 +18,7 @@
 namespace thermosphere {
 namespace {
 
-void make_tables(const EncoderLayout& at, const TransformerShape& s, const PositionalCodes& codes,
+void make_tables(const EncoderLayout& at, const EncoderShape& s, const PositionalCodes& codes,
                  float* packed) {
   const int n = s.length, d = s.embedding, wide = padded(d), mask = s.tokens - 1;
   const EncoderTables& t = at.tables;
@@ -29,11 +29,7 @@ void make_tables(const EncoderLayout& at, const TransformerShape& s, const Posit
     for (int k = 0; k < wide; k += lanes)
       store(packed + t.rows + static_cast<ptrdiff_t>(i) * wide + k,
             load(mask_row + k) + load(codes.embedding + static_cast<ptrdiff_t>(i) * wide + k));
-  float* code = packed + t.code;  // PEᵀ in panels, from rows that are padded
-  for (int p = 0; p < n; p += 32)
-    for (int k = 0; k < d; ++k)
-      for (int j = 0; j < 32; ++j)
-        *code++ = p + j < n ? codes.embedding[static_cast<ptrdiff_t>(p + j) * wide + k] : 0.0f;
+  pack_transposed(n, d, codes.embedding, wide, packed + t.code);
   float* queries = packed + t.queries;
   multiply(n, wide, d, rows_of(packed + t.rows, wide), Right{packed + query_key.forward, 32, 32L * d},
            queries, wide);
@@ -166,7 +162,7 @@ void table_attention_backward(const Model& model, const uint8_t* tokens, int row
 
 void one_block_pack(const Model& model, const Pack& pack, const int* site, const int32_t* target,
                     const float* row_weight, Arena arena, RowLoss& total) {
-  const TransformerShape& s = model.s;
+  const EncoderShape& s = model.s;
   const EncoderBlock& w = model.at.block[0];
   const int n = s.length, d = s.embedding, wide = model.wide(), width = padded(n), classes = padded(s.tokens);
   const int rows = pack.rows;
@@ -187,7 +183,7 @@ void one_block_pack(const Model& model, const Pack& pack, const int* site, const
   multiply_add(rows, wide, s.tokens, rows_of(p, classes), model.backward(model.at.embedding), b.mixed, wide);
   block_rows(model, w, b, rows, site);
   float* logits = arena.take(static_cast<ptrdiff_t>(rows) * classes);
-  const RowLoss loss = head_rows(model, b.out, rows, target, row_weight, logits);
+  const RowLoss loss = head_rows(model, b.out, wide, rows, target, row_weight, logits);
   total.loss += loss.loss;
   total.error += loss.error;
   if (model.gradient == nullptr) return;
@@ -195,7 +191,7 @@ void one_block_pack(const Model& model, const Pack& pack, const int* site, const
   float* slope = arena.take(static_cast<ptrdiff_t>(rows) * wide);
   float* mixed_slope = arena.take(static_cast<ptrdiff_t>(rows) * wide);
   float* hidden_work = arena.take(static_cast<ptrdiff_t>(rows) * model.hidden_stride());
-  head_rows_backward(model, b.out, rows, logits, slope);
+  head_rows_backward(model, b.out, wide, rows, logits, slope);
   block_rows_backward(model, w, b, rows, slope, mixed_slope, hidden_work);
   float* embedding_slope = model.slope(model.at.embedding);
   multiply_add(s.tokens, wide, rows, transposed(p, classes), plain(mixed_slope, wide), embedding_slope, wide);
@@ -214,7 +210,7 @@ void one_block_pack(const Model& model, const Pack& pack, const int* site, const
 }
 
 // dq = dS_site PE + dS_token E;  dE += dS_tokenᵀ q;  dWqk += dqᵀ x / √d;  d(E[mask]) += Σ_i dq_i Wqk / √d.
-void finish_tables(const EncoderLayout& at, const TransformerShape& s, const PositionalCodes& codes,
+void finish_tables(const EncoderLayout& at, const EncoderShape& s, const PositionalCodes& codes,
                    const float* packed, float* partials, ptrdiff_t stride, int64_t groups, Arena arena) {
   const int n = s.length, d = s.embedding, wide = padded(d), width = padded(n), classes = padded(s.tokens);
   const EncoderTables& t = at.tables;

@@ -26,6 +26,9 @@ THERMOSPHERE_ALWAYS void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec
 THERMOSPHERE_ALWAYS Vec splat(float x) { return x - Vec{}; }
 THERMOSPHERE_ALWAYS Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 
+// max(x, 0); NaN stays NaN: the larger of the two is the second where they do not compare.
+THERMOSPHERE_ALWAYS Vec relu(Vec x) { return larger(Vec{}, x); }
+
 THERMOSPHERE_ALWAYS float sum(Vec v) {
   float part[lanes];
   store(part, v);

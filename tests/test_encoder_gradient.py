@@ -10,6 +10,7 @@ import torch
 from numerics import assert_close, assert_same_bits, error_bound
 
 from thermosphere import _core
+from thermosphere.models.feedforward import FeedForward
 from thermosphere.models.positional import sinusoidal_code
 from thermosphere.models.transformer import Transformer
 from thermosphere.ops.encoder_gradient import (
@@ -43,6 +44,30 @@ SHAPES = [
 ]
 
 
+def feedforward(embedding: int, hidden: int, length: int, tokens: int) -> EncoderShape:
+    return EncoderShape(1, embedding, hidden, length, tokens, "feedforward")
+
+
+FF = feedforward(64, 320, 86, 21)
+SMALL_FF = feedforward(17, 33, 31, 21)
+FEEDFORWARD_SHAPES = [
+    FF,
+    SMALL_FF,
+    feedforward(1, 1, 2, 21),
+    feedforward(7, 5, 9, 21),
+    feedforward(16, 32, 16, 21),
+    feedforward(33, 65, 129, 21),
+    feedforward(128, 512, 40, 21),
+    feedforward(48, 96, 256, 21),
+    feedforward(20, 70, 70, 33),
+    feedforward(31, 40, 50, 64),
+]
+
+
+def name_of(shape: EncoderShape) -> str:
+    return "-".join(map(str, (shape.network, *shape.sizes())))
+
+
 @pytest.fixture(params=_core.isa_available())
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     before = _core.isa_chosen()
@@ -65,7 +90,9 @@ def make_data(shape: EncoderShape, rate: float = 0.15, seed: int = 0) -> Encoder
     return encoder_data(inputs, masked, truth, *codes)
 
 
-def model_of(shape: EncoderShape) -> Transformer:
+def model_of(shape: EncoderShape) -> Transformer | FeedForward:
+    if shape.network == "feedforward":
+        return FeedForward("test", *shape.sizes()[1:])
     return Transformer("test", *shape.sizes())
 
 
@@ -82,10 +109,14 @@ def make_batch(chains: int, batch: int) -> Minibatch:
     )
 
 
+BATCH_OF_ONE = make_batch(1, 9)
+
+
 def assert_agrees(shape: EncoderShape, result: EncoderResult, reference: EncoderResult) -> None:
     """Loss and every tensor's gradient; an element is a sum over rows of chains of n, d and m terms
-    a block."""
-    operations = shape.blocks * (shape.length + shape.embedding + shape.hidden)
+    a block, or of n, d and twice m terms in the feed-forward network."""
+    twice = shape.hidden if shape.network == "feedforward" else 0
+    operations = shape.blocks * (shape.length + shape.embedding + shape.hidden) + twice
     loss_bound = error_bound(reference.losses, operations=operations, dtype=torch.float32)
     assert_close(result.losses, reference.losses, loss_bound, "losses")
     if result.gradient is None:
@@ -98,7 +129,7 @@ def assert_agrees(shape: EncoderShape, result: EncoderResult, reference: Encoder
         assert_close(got, expected[name], max(bound, 1e-12), name)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "-".join(map(str, s.sizes())))
+@pytest.mark.parametrize("shape", SHAPES + FEEDFORWARD_SHAPES, ids=name_of)
 def test_gradient_is_that_of_the_formula(shape: EncoderShape, isa: str) -> None:
     data, weights, batch = make_data(shape), make_weights(shape, 2), make_batch(2, 6)
     result = encoder_gradient(shape, data, weights, batch)
@@ -106,15 +137,15 @@ def test_gradient_is_that_of_the_formula(shape: EncoderShape, isa: str) -> None:
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[7]], ids=["one block", "two blocks"])
+@pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[7], SMALL_FF], ids=name_of)
 def test_few_and_all_sites_masked(shape: EncoderShape, rate: float, isa: str) -> None:
     data, weights, batch = make_data(shape, rate), make_weights(shape, 1), make_batch(1, 9)
     result = encoder_gradient(shape, data, weights, batch)
     assert_agrees(shape, result, encoder_gradient_ref(shape, data, weights.double(), batch))
 
 
-def test_the_whole_set_and_errors(isa: str) -> None:
-    shape = SHAPES[1]
+@pytest.mark.parametrize("shape", [SHAPES[1], feedforward(26, 104, 86, 21)], ids=name_of)
+def test_the_whole_set_and_errors(shape: EncoderShape, isa: str) -> None:
     data, weights = make_data(shape), make_weights(shape, 3)
     reference = encoder_gradient_ref(shape, data, weights.double())
     result = encoder_gradient(shape, data, weights)
@@ -127,17 +158,27 @@ def test_the_whole_set_and_errors(isa: str) -> None:
     assert_same_bits(forward.errors, result.errors, "errors")
 
 
-def test_weights_of_sequences_count(isa: str) -> None:
-    data, weights = make_data(TF1), make_weights(TF1, 1)
+@pytest.mark.parametrize("shape", [TF1, FF], ids=name_of)
+def test_weights_of_sequences_count(shape: EncoderShape, isa: str) -> None:
+    data, weights = make_data(shape), make_weights(shape, 1)
     indices = torch.arange(20)[None]
     shares = torch.rand(1, 20, generator=torch.Generator().manual_seed(4))
     shares[0, ::3] = 0.0
     batch = Minibatch(indices, shares)
-    result = encoder_gradient(TF1, data, weights, batch)
-    assert_agrees(TF1, result, encoder_gradient_ref(TF1, data, weights.double(), batch))
+    result = encoder_gradient(shape, data, weights, batch)
+    assert_agrees(shape, result, encoder_gradient_ref(shape, data, weights.double(), batch))
 
 
-@pytest.mark.parametrize("shape", [TF1, SHAPES[2]], ids=["tf1", "tf4-small"])
+@pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[7], SMALL_FF], ids=name_of)
+@pytest.mark.parametrize("size", [32, 64])
+def test_groups_of_a_batch_add_up(shape: EncoderShape, size: int, isa: str) -> None:
+    """Batches of 32 and more are cut into two to four groups."""
+    data, weights, batch = make_data(shape), make_weights(shape, 2), make_batch(2, size)
+    result = encoder_gradient(shape, data, weights, batch)
+    assert_agrees(shape, result, encoder_gradient_ref(shape, data, weights.double(), batch))
+
+
+@pytest.mark.parametrize("shape", [TF1, SHAPES[2], FF], ids=["tf1", "tf4-small", "ff"])
 @pytest.mark.parametrize("size", [1, 5, 24, 64, 200])
 def test_same_bits_for_any_threads(shape: EncoderShape, size: int, isa: str) -> None:
     data, weights, batch = make_data(shape), make_weights(shape, 3), make_batch(3, size)
@@ -148,28 +189,34 @@ def test_same_bits_for_any_threads(shape: EncoderShape, size: int, isa: str) -> 
         assert_same_bits(many.losses, one.losses, f"{threads} threads")
 
 
-def test_a_chain_does_not_see_its_neighbours_or_the_last_call(isa: str) -> None:
-    data, weights, batch = make_data(TF1), make_weights(TF1, 3), make_batch(3, 24)
+@pytest.mark.parametrize("shape", [TF1, FF], ids=name_of)
+def test_a_chain_does_not_see_its_neighbours_or_the_last_call(
+    shape: EncoderShape, isa: str
+) -> None:
+    data, weights, batch = make_data(shape), make_weights(shape, 3), make_batch(3, 24)
     workspace = EncoderWorkspace()
-    together = encoder_gradient(TF1, data, weights, batch, workspace=workspace)
+    together = encoder_gradient(shape, data, weights, batch, workspace=workspace)
     assert together.gradient is not None
     workspace.at_least(1).fill_(float("nan"))  # whatever the last call left must not matter
     for c in range(3):
         rows = slice(c, c + 1)
         own = Minibatch(batch.indices[rows].contiguous(), batch.weights[rows].contiguous())
-        alone = encoder_gradient(TF1, data, weights[rows].contiguous(), own, workspace=workspace)
+        alone = encoder_gradient(shape, data, weights[rows].contiguous(), own, workspace=workspace)
         assert_same_bits(alone.gradient, together.gradient[rows], f"chain {c}")
 
 
-def test_a_nan_weight_spoils_its_own_chain_only(isa: str) -> None:
-    data, weights, batch = make_data(TF1), make_weights(TF1, 2), make_batch(2, 8)
-    clean = encoder_gradient(TF1, data, weights, batch)
-    weights[0, 100] = float("nan")
-    spoiled = encoder_gradient(TF1, data, weights, batch)
+@pytest.mark.parametrize("shape", [TF1, FF], ids=name_of)
+def test_a_nan_weight_spoils_its_own_chain_only(shape: EncoderShape, isa: str) -> None:
+    data, weights, batch = make_data(shape), make_weights(shape, 2), make_batch(2, 8)
+    clean = encoder_gradient(shape, data, weights, batch)
     assert clean.gradient is not None
-    assert spoiled.gradient is not None
-    assert not torch.isfinite(spoiled.losses[0])
-    assert_same_bits(spoiled.gradient[1], clean.gradient[1], "the other chain")
+    for entry in model_of(shape).layout.entries:
+        bad = weights.clone()
+        bad[0, entry.offset] = float("nan")
+        spoiled = encoder_gradient(shape, data, bad, batch)
+        assert spoiled.gradient is not None
+        assert not torch.isfinite(spoiled.losses[0]), entry.name
+        assert_same_bits(spoiled.gradient[1], clean.gradient[1], "the other chain")
 
 
 def test_large_scores_do_not_overflow(isa: str) -> None:
@@ -181,6 +228,37 @@ def test_large_scores_do_not_overflow(isa: str) -> None:
     reference = encoder_gradient_ref(TF1, data, weights.double(), batch)
     assert torch.isfinite(result.gradient).all()  # type: ignore[arg-type]
     assert_close(result.losses, reference.losses, 1e-3 * float(reference.losses.max()), "losses")
+
+
+def test_the_mean_of_visible_sites_is_zero_where_there_are_none(isa: str) -> None:
+    """Weights on g alone: all sites masked, they change nothing and no slope reaches them."""
+    data, weights, batch = make_data(SMALL_FF, rate=1.0), make_weights(SMALL_FF, 1), BATCH_OF_ONE
+    before = encoder_gradient(SMALL_FF, data, weights, batch)
+    layout, d = model_of(SMALL_FF).layout, SMALL_FF.embedding
+    assert before.gradient is not None
+    assert not layout.views(before.gradient)["feedforward1.weight"][..., d:].any()
+    layout.views(weights)["feedforward1.weight"][..., d:].mul_(7.0)
+    after = encoder_gradient(SMALL_FF, data, weights, batch)
+    assert_same_bits(after.losses, before.losses, "losses")
+
+
+def test_a_visible_mask_counts_for_nothing(isa: str) -> None:
+    """Visible sites are those without the mask token, as in models.FeedForward."""
+    data, weights, batch = make_data(SMALL_FF), make_weights(SMALL_FF, 1), BATCH_OF_ONE
+    data.tokens[:, 5:9] = data.mask
+    result = encoder_gradient(SMALL_FF, data, weights, batch)
+    assert_agrees(SMALL_FF, result, encoder_gradient_ref(SMALL_FF, data, weights.double(), batch))
+
+
+@pytest.mark.parametrize("shape", FEEDFORWARD_SHAPES[:2], ids=name_of)
+def test_large_embeddings_keep_their_accuracy(shape: EncoderShape, isa: str) -> None:
+    """The norm of a row comes from centred parts, not from the difference of squares."""
+    data, weights, batch = make_data(shape), make_weights(shape, 1), BATCH_OF_ONE
+    model_of(shape).layout.views(weights)["embedding"].add_(50.0)
+    result = encoder_gradient(shape, data, weights, batch)
+    reference = encoder_gradient_ref(shape, data, weights.double(), batch)
+    bound = error_bound(reference.losses, operations=50 * shape.embedding, dtype=torch.float32)
+    assert_close(result.losses, reference.losses, bound, "losses")
 
 
 BATCH = make_batch(2, 6)
@@ -217,6 +295,10 @@ BATCH = make_batch(2, 6)
         ({"shape": EncoderShape(1, 129, 256, 86, 21)}, r"embedding must be in \[1, 128\], got 129"),
         ({"shape": EncoderShape(1, 26, 104, 86, 21)}, "data must be for length 86 with codes"),
         ({"shape": EncoderShape(1, 64, 256, 86, 22)}, r"have the last token, 21, at masked sites"),
+        (
+            {"shape": EncoderShape(1, 64, 256, 86, 21, "feedforward")},
+            r"weights must be \(C, 122837\), got \(2, 44245\)",
+        ),
         ({"threads": 0}, "threads must be >= 1, got 0"),
     ],
 )
@@ -287,3 +369,10 @@ def test_limits_are_the_kernels() -> None:
     assert EncoderShape(16, 128, 512, 256, 64).obstacle() is None
     assert EncoderShape(17, 1, 1, 1, 2).obstacle() == "blocks must be in [1, 16], got 17"
     assert EncoderShape(1, 1, 1, 1, 65).obstacle() == "tokens must be in [1, 64], got 65"
+    assert feedforward(128, 512, 256, 64).obstacle() is None
+    assert feedforward(1, 513, 1, 2).obstacle() == "hidden must be in [1, 512], got 513"
+    two = EncoderShape(2, 1, 1, 1, 2, "feedforward")
+    assert two.obstacle() == "blocks must be 1 for feedforward, got 2"
+    assert EncoderShape(1, 1, 1, 1, 2, "recurrent").obstacle() == (
+        "network must be one of transformer, feedforward, got 'recurrent'"
+    )

@@ -332,7 +332,7 @@ def test_deep_copied_module_keeps_working() -> None:
     assert isinstance(ModulePotential(module, squared_error, torch.zeros(2, 3)), ModulePotential)
 
 
-@pytest.mark.parametrize("name", ["tf1", "tf1-small", "tf4-small"])
+@pytest.mark.parametrize("name", ["tf1", "tf1-small", "tf4-small", "ff"])
 def test_backends_agree_and_are_named(name: str) -> None:
     model = named_model(name, length=12)
     data = sequences(count=20, length=12)
@@ -346,7 +346,8 @@ def test_backends_agree_and_are_named(name: str) -> None:
     )
     assert_same_bits(auto(weights, batch)[1], fused(weights, batch)[1])
     expected = plain(weights.double(), batch)[1]
-    operations = model.blocks * (12 + model.embedding + model.hidden)  # type: ignore[union-attr]
+    blocks = getattr(model, "blocks", 2)  # the feed-forward network has two products of m terms
+    operations = blocks * (12 + model.embedding + model.hidden)
     bound = error_bound(expected, operations=operations, dtype=torch.float32)
     assert_close(fused(weights, batch)[1], expected, bound, "fused")
     assert_close(plain(weights, batch)[1], expected, bound, "autograd")
@@ -356,8 +357,11 @@ def test_backends_agree_and_are_named(name: str) -> None:
 
 def test_a_required_backend_never_gives_way() -> None:
     data = sequences(length=12)
-    with pytest.raises(ValueError, match="does not serve ff: it covers transformers, not FeedForw"):
-        MaskedLanguagePotential(named_model("ff", length=12), data, backend="fused")
+    wide = FeedForward("wide", embedding=4, hidden=513, length=12)
+    with pytest.raises(
+        ValueError, match=r"does not serve wide: hidden must be in \[1, 512\], got 513"
+    ):
+        MaskedLanguagePotential(wide, data, backend="fused")
     with pytest.raises(ValueError, match="backend must be one of auto, fused, autograd, got 'gpu'"):
         MaskedLanguagePotential(named_model("tf1", length=12), data, backend="gpu")
     model = named_model("tf1-small", length=12)
@@ -368,4 +372,4 @@ def test_a_required_backend_never_gives_way() -> None:
         fused(weights_of(model).double())
     with pytest.raises(ValueError, match=r"and dropout 0.5"):
         fused.gradient(weights_of(model).float(), dropout=0.5, generator=torch.Generator())
-    assert MaskedLanguagePotential(named_model("ff", length=12), data).backend == "autograd"
+    assert MaskedLanguagePotential(wide, data).backend == "autograd"

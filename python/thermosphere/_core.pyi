@@ -2,6 +2,7 @@
 from collections.abc import Sequence
 
 segment_elements: int
+encoder_networks: dict[str, int]
 encoder_size_limits: tuple[int, int, int, int, int]  # blocks, embedding, hidden, length, tokens
 
 def build_info() -> dict[str, object]: ...
@@ -73,10 +74,13 @@ def langevin_momenta(
     threads: int,
 ) -> None: ...
 def fma_operations(rounds: int) -> float: ...
-def encoder_work_floats(*, shape: Sequence[int], chains: int, gradient: bool) -> int: ...
+def encoder_work_floats(
+    *, network: int, sizes: Sequence[int], chains: int, gradient: bool
+) -> int: ...
 def encoder_gradient(
     *,
-    shape: Sequence[int],
+    network: int,
+    sizes: Sequence[int],
     sequences: int,
     tokens: int,
     first: int,

@@ -14,17 +14,18 @@ from thermosphere.ops.encoder_gradient import EncoderData, EncoderShape, encoder
 BACKENDS = ("auto", "fused", "autograd")
 
 
-def encoder_shape(model: Transformer) -> EncoderShape:
+def encoder_shape(model: Model) -> EncoderShape:
     """The kernel's sizes of a model."""
-    return EncoderShape(model.blocks, model.embedding, model.hidden, model.length, model.tokens)
+    blocks, network = 1, "feedforward"
+    if isinstance(model, Transformer):
+        blocks, network = model.blocks, "transformer"
+    return EncoderShape(blocks, model.embedding, model.hidden, model.length, model.tokens, network)
 
 
 def fused_obstacle(model: Model, device: torch.device | str) -> str | None:
     """Why the fused kernel does not serve this model, as one phrase; None where it does."""
     if torch.device(device).type != "cpu":
         return f"it runs on the CPU, not on {device}"
-    if not isinstance(model, Transformer):
-        return f"it covers transformers, not {type(model).__name__}"
     return encoder_shape(model).obstacle()
 
 
@@ -41,7 +42,7 @@ def chosen_backend(where: str, backend: str, model: Model, device: torch.device 
     return "autograd" if obstacle is not None else "fused"
 
 
-def fused_data(model: Transformer, sites: MaskedSites) -> EncoderData:
+def fused_data(model: Model, sites: MaskedSites) -> EncoderData:
     """The set as the kernel reads it, kept with the set."""
     key = (model.embedding, model.hidden)
     if key not in sites.encoded:

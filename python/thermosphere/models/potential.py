@@ -12,7 +12,6 @@ from thermosphere.models.fused import chosen_backend, encoder_shape, fused_data
 from thermosphere.models.layout import Layout
 from thermosphere.models.masked_sites import MaskedBatch, MaskedSites
 from thermosphere.models.named import Model
-from thermosphere.models.transformer import Transformer
 from thermosphere.ops.encoder_gradient import EncoderWorkspace, encoder_gradient
 from thermosphere.ops.langevin_burst import FusedPotential
 from thermosphere.ops.minibatch import Minibatch
@@ -119,7 +118,6 @@ class MaskedLanguagePotential:
         """`__call__`, with dropout for training."""
         check_weights("MaskedLanguagePotential", weights, self.parameters)
         if self._serves(weights, dropout):
-            assert isinstance(self.model, Transformer)
             if batch is not None:
                 batch = type(batch)(batch.indices.contiguous(), batch.weights.float().contiguous())
             result = encoder_gradient(
@@ -204,7 +202,6 @@ def evaluate(
     if chosen_backend("evaluate", backend, model, sites.inputs.device) == "fused" and (
         weights.dtype == torch.float32 or backend == "fused"
     ):
-        assert isinstance(model, Transformer)
         result = encoder_gradient(
             encoder_shape(model),
             fused_data(model, sites),

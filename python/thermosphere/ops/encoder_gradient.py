@@ -1,10 +1,10 @@
-"""Loss and gradient of a masked-language transformer in one fused call on the CPU
-(arXiv 2603.29529, Eq. 3-14 and 24-30; csrc/encoder_gradient*).
+"""Loss and gradient of a masked-language transformer, or of the feed-forward baseline, in one fused
+call on the CPU (arXiv 2603.29529, Eq. 3-14, 24-30 and appendix A.3; csrc/encoder_gradient*).
 
-Packs each chain's weights, works through (chain × group of sequences) with the last block at the
-masked rows only, and adds the groups up in a fixed order: the same bits for any number of threads,
-but not for every instruction set. Float32 throughout, losses summed in float64. The formulas are in
-encoder_gradient_ref.py.
+Packs each chain's weights, works through (chain × group of sequences) with all that the loss allows
+(the last block; the baseline after its pooling) at the masked rows only, and adds the groups up in
+a fixed order: the same bits for any number of threads, but not for every instruction set. Float32
+throughout, losses summed in float64. The formulas are in encoder_gradient_ref.py.
 """
 
 from __future__ import annotations
@@ -20,23 +20,29 @@ from thermosphere.ops.minibatch import Minibatch
 
 @dataclass(frozen=True)
 class EncoderShape:
-    """L blocks, embedding d, hidden m, length n, V tokens. The flat vector is that of
-    models.Transformer."""
+    """L blocks (1 for "feedforward"), embedding d, hidden m, length n, V tokens. The flat vector is
+    that of models.Transformer, or of models.FeedForward."""
 
     blocks: int
     embedding: int
     hidden: int
     length: int
     tokens: int
+    network: str = "transformer"  # or "feedforward"
 
     def sizes(self) -> tuple[int, int, int, int, int]:
         return (self.blocks, self.embedding, self.hidden, self.length, self.tokens)
 
     def obstacle(self) -> str | None:
         """Why the fused kernel does not cover this shape, as one phrase; None where it does."""
+        if self.network not in _core.encoder_networks:
+            names = ", ".join(_core.encoder_networks)
+            return f"network must be one of {names}, got {self.network!r}"
+        if self.network == "feedforward" and self.blocks != 1:
+            return f"blocks must be 1 for feedforward, got {self.blocks}"
         limits = _core.encoder_size_limits
-        names = ("blocks", "embedding", "hidden", "length", "tokens")
-        for name, size, limit in zip(names, self.sizes(), limits, strict=True):
+        sizes = ("blocks", "embedding", "hidden", "length", "tokens")
+        for name, size, limit in zip(sizes, self.sizes(), limits, strict=True):
             if not 1 <= size <= limit:
                 return f"{name} must be in [1, {limit}], got {size}"
         return None
@@ -181,10 +187,14 @@ def encoder_gradient(
     gradient = torch.empty_like(weights) if with_gradient else None
     losses = torch.empty(chains, dtype=torch.float64)
     errors = torch.empty(chains, dtype=torch.float64)
-    floats = _core.encoder_work_floats(shape=shape.sizes(), chains=chains, gradient=with_gradient)
+    network = _core.encoder_networks[shape.network]
+    floats = _core.encoder_work_floats(
+        network=network, sizes=shape.sizes(), chains=chains, gradient=with_gradient
+    )
     work = (workspace or EncoderWorkspace()).at_least(floats)
     _core.encoder_gradient(
-        shape=shape.sizes(),
+        network=network,
+        sizes=shape.sizes(),
         sequences=sequences,
         tokens=data.tokens.data_ptr(),
         first=data.first.data_ptr(),
@@ -226,6 +236,8 @@ def check_network(op: str, shape: EncoderShape, data: EncoderData, weights: torc
 
 def _parameters(shape: EncoderShape) -> int:
     d, m, v = shape.embedding, shape.hidden, shape.tokens
+    if shape.network == "feedforward":
+        return v * d + 2 * d + 2 * m * d + m + m * m + m + m * d + m + 2 * m + v * m + v
     return v * d + shape.blocks * (2 * d * d + 4 * d + m * d + m + d * m + d) + v * d + v
 
 

@@ -1,5 +1,5 @@
-"""The transformer's loss as arXiv 2603.29529 writes it (Eq. 3-14 and 24-30), sequence by
-sequence, every row of every block; gradient by autograd.
+"""The loss of the transformer and of the feed-forward baseline as arXiv 2603.29529 writes it
+(Eq. 3-14, 24-30 and appendix A.3), sequence by sequence, every row; gradient by autograd.
 
 Works in the dtype of the weights; nothing compiled, nothing shared with models/ or with the kernel.
 """
@@ -32,7 +32,8 @@ def encoder_gradient_ref(
             first, last = int(data.first[s]), int(data.first[s + 1])
             site = data.site[first:last].long()
             target = data.target[first:last].long()
-            logits = _logits(shape, data, w, data.tokens[s].long())[site]
+            network = _feedforward if shape.network == "feedforward" else _transformer
+            logits = network(shape, data, w, data.tokens[s].long())[site]
             loss = loss + share * torch.nn.functional.cross_entropy(logits, target)
             error += share * float((logits.argmax(1) != target).double().mean())
         (gradient,) = torch.autograd.grad(loss, w)
@@ -44,7 +45,7 @@ def encoder_gradient_ref(
     )
 
 
-def _logits(
+def _transformer(
     shape: EncoderShape, data: EncoderData, w: torch.Tensor, tokens: torch.Tensor
 ) -> torch.Tensor:
     """Logits (n, V) of one sequence (n,)."""
@@ -64,6 +65,25 @@ def _logits(
         h = torch.relu(y @ weight1.T + hidden_bias) + code_m
         x = _layer_norm(y + h @ weight2.T + out_bias, gain2, bias2)
     return x @ take(shape.tokens, d).T + take(shape.tokens)
+
+
+def _feedforward(
+    shape: EncoderShape, data: EncoderData, w: torch.Tensor, tokens: torch.Tensor
+) -> torch.Tensor:
+    """Logits (n, V) of one sequence (n,); g = 0 where every site holds the mask."""
+    d, m = shape.embedding, shape.hidden
+    take = _Take(w)
+    code_d = data.code_embedding[:, :d].to(w.dtype)
+    code_m = data.code_hidden[:, :m].to(w.dtype)
+    x = take(shape.tokens, d)[tokens] + code_d  # X⁰ = E[x] + PE
+    u = _layer_norm(x, take(d), take(d))
+    visible = u[tokens != data.mask]
+    g = visible.mean(0) if len(visible) > 0 else u.new_zeros(d)
+    z = torch.cat([u, g.expand_as(u)], dim=1)  # Z = [U, g]
+    h = torch.relu(z @ take(m, 2 * d).T + take(m)) + code_m
+    f = torch.relu(h @ take(m, m).T + take(m))
+    f = _layer_norm(f + u @ take(m, d).T + take(m), take(m), take(m))
+    return f @ take(shape.tokens, m).T + take(shape.tokens)
 
 
 class _Take:
