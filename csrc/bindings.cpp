@@ -216,15 +216,15 @@ PYBIND11_MODULE(_core, m) {
 
   m.def(
       "langevin_burst_work_floats",
-      [](std::array<int, 5> shape, int64_t chains) {
-        return ts::langevin_burst_work_floats({shape[0], shape[1], shape[2], shape[3], shape[4]}, chains);
+      [](int network, std::array<int, 5> sizes, int64_t chains) {
+        return ts::langevin_burst_work_floats(encoder_shape(network, sizes), chains);
       },
-      py::kw_only(), py::arg("shape"), py::arg("chains"));
+      py::kw_only(), py::arg("network"), py::arg("sizes"), py::arg("chains"));
 
   m.def(
       "langevin_burst",
-      [](std::array<int, 5> shape, int64_t sequences, uintptr_t tokens, uintptr_t first, uintptr_t site,
-         uintptr_t target, uintptr_t code_embedding, uintptr_t code_hidden, int64_t chains,
+      [](int network, std::array<int, 5> sizes, int64_t sequences, uintptr_t tokens, uintptr_t first,
+         uintptr_t site, uintptr_t target, uintptr_t code_embedding, uintptr_t code_hidden, int64_t chains,
          int64_t parameters, int64_t batch, uintptr_t weights, uintptr_t momenta, uintptr_t inverse_masses,
          uintptr_t step_scales, uintptr_t momenta_scales, uintptr_t step_coefficients,
          uintptr_t momenta_coefficients, uintptr_t metric, uintptr_t chain_ids, double ridge, double tether,
@@ -234,7 +234,7 @@ PYBIND11_MODULE(_core, m) {
          uintptr_t loss_sums, uintptr_t completed, uint64_t seed, uint64_t step, int64_t moves, int threads) {
         const py::gil_scoped_release release;
         ts::langevin_burst(
-            {.gradient = {.shape = {shape[0], shape[1], shape[2], shape[3], shape[4]},
+            {.gradient = {.shape = encoder_shape(network, sizes),
                           .set = {.count = sequences,
                                   .tokens = address<const uint8_t>(tokens),
                                   .first = address<const int64_t>(first),
@@ -294,8 +294,8 @@ PYBIND11_MODULE(_core, m) {
              .completed = address<int64_t>(completed)},
             threads);
       },
-      py::kw_only(), py::arg("shape"), py::arg("sequences"), py::arg("tokens"), py::arg("first"),
-      py::arg("site"), py::arg("target"), py::arg("code_embedding"), py::arg("code_hidden"),
+      py::kw_only(), py::arg("network"), py::arg("sizes"), py::arg("sequences"), py::arg("tokens"),
+      py::arg("first"), py::arg("site"), py::arg("target"), py::arg("code_embedding"), py::arg("code_hidden"),
       py::arg("chains"), py::arg("parameters"), py::arg("batch"), py::arg("weights"), py::arg("momenta"),
       py::arg("inverse_masses"), py::arg("step_scales"), py::arg("momenta_scales"),
       py::arg("step_coefficients"), py::arg("momenta_coefficients"), py::arg("metric"), py::arg("chain_ids"),

@@ -117,7 +117,7 @@ void run_chain(LangevinBurst chain, int threads) {
 
 }  // namespace
 
-int64_t langevin_burst_work_floats(const TransformerShape& shape, int64_t chains) {
+int64_t langevin_burst_work_floats(const EncoderShape& shape, int64_t chains) {
   return chains * encoder_work_floats(shape, 1, true);
 }
 

@@ -26,7 +26,7 @@ struct LangevinBurst {
 };
 
 // Scratch of `gradient.work`: every chain has its own.
-int64_t langevin_burst_work_floats(const TransformerShape& shape, int64_t chains);
+int64_t langevin_burst_work_floats(const EncoderShape& shape, int64_t chains);
 
 // A chain that fails stops at its last good weights and momenta, with the loss and gradient of the failed
 // move in `gradient`; the others go on. The bits do not depend on threads, nor on how moves are cut into

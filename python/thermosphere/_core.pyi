@@ -100,10 +100,11 @@ def encoder_gradient(
     work: int,
     threads: int,
 ) -> None: ...
-def langevin_burst_work_floats(*, shape: Sequence[int], chains: int) -> int: ...
+def langevin_burst_work_floats(*, network: int, sizes: Sequence[int], chains: int) -> int: ...
 def langevin_burst(
     *,
-    shape: Sequence[int],
+    network: int,
+    sizes: Sequence[int],
     sequences: int,
     tokens: int,
     first: int,

@@ -96,7 +96,6 @@ class MaskedLanguagePotential:
         """This potential as the extension runs it, for bursts of moves; None with autograd."""
         if self.backend != "fused":
             return None
-        assert isinstance(self.model, Transformer)
         return FusedPotential(encoder_shape(self.model), fused_data(self.model, self.sites))
 
     def __call__(

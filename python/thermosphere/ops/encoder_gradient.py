@@ -33,6 +33,10 @@ class EncoderShape:
     def sizes(self) -> tuple[int, int, int, int, int]:
         return (self.blocks, self.embedding, self.hidden, self.length, self.tokens)
 
+    def number(self) -> int:
+        """The network as the extension counts them."""
+        return int(_core.encoder_networks[self.network])
+
     def obstacle(self) -> str | None:
         """Why the fused kernel does not cover this shape, as one phrase; None where it does."""
         if self.network not in _core.encoder_networks:
@@ -187,13 +191,12 @@ def encoder_gradient(
     gradient = torch.empty_like(weights) if with_gradient else None
     losses = torch.empty(chains, dtype=torch.float64)
     errors = torch.empty(chains, dtype=torch.float64)
-    network = _core.encoder_networks[shape.network]
     floats = _core.encoder_work_floats(
-        network=network, sizes=shape.sizes(), chains=chains, gradient=with_gradient
+        network=shape.number(), sizes=shape.sizes(), chains=chains, gradient=with_gradient
     )
     work = (workspace or EncoderWorkspace()).at_least(floats)
     _core.encoder_gradient(
-        network=network,
+        network=shape.number(),
         sizes=shape.sizes(),
         sequences=sequences,
         tokens=data.tokens.data_ptr(),

@@ -62,7 +62,9 @@ class BurstWorkspace:
         self.indices = torch.empty((chains, batch), dtype=torch.int64)
         self.example_weights = torch.empty((chains, batch))
         self.work = torch.empty(
-            _core.langevin_burst_work_floats(shape=shape.sizes(), chains=chains)
+            _core.langevin_burst_work_floats(
+                network=shape.number(), sizes=shape.sizes(), chains=chains
+            )
         )
 
 
@@ -133,7 +135,8 @@ def langevin_burst(
     completed = torch.empty(chains, dtype=torch.int64)
     data, scratch = potential.data, workspace.step
     _core.langevin_burst(
-        shape=potential.shape.sizes(),
+        network=potential.shape.number(),
+        sizes=potential.shape.sizes(),
         sequences=sequences,
         tokens=data.tokens.data_ptr(),
         first=data.first.data_ptr(),
