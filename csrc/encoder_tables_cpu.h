@@ -10,6 +10,7 @@
 #pragma once
 
 #include "encoder_rows_cpu.h"
+#include "token_sums_cpu.h"
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -74,19 +75,6 @@ struct TokenLookup {
   }
 };
 
-// by_token[token_j] += values_j, two rows at a time: sums into the same token wait for each other in one row
-// only.
-void add_by_token(const uint8_t* tokens, int n, const float* first, const float* second, float* first_out,
-                  float* second_out) {
-  for (int j = 0; j < n; ++j) {
-    first_out[tokens[j]] += first[j];
-    second_out[tokens[j]] += second[j];
-  }
-}
-void add_by_token(const uint8_t* tokens, int n, const float* values, float* out) {
-  for (int j = 0; j < n; ++j) out[tokens[j]] += values[j];
-}
-
 // A (rows × padded(n)) of a sequence's rows, and P (rows × padded(V)).
 void table_attention(const Model& model, const uint8_t* tokens, int rows, const int* site, float* a,
                      float* p) {
@@ -113,16 +101,15 @@ void table_attention(const Model& model, const uint8_t* tokens, int rows, const 
     const float share = 1.0f / sum(total);
     for (int j = 0; j < width; j += lanes) store(ai + j, load(ai + j) * share);
     float* pi = p + static_cast<ptrdiff_t>(i) * classes;
-    for (int c = 0; c < classes; ++c) pi[c] = 0.0f;
+    for (int c = 0; c < classes; c += lanes) store(pi + c, Vec{});
   }
-  int i = 0;
-  for (; i + 2 <= rows; i += 2) {
-    const float* ai = a + static_cast<ptrdiff_t>(i) * width;
+  TokenSums sums;
+  for (int i = 0; i < rows; i += 4) {
+    const int own = rows - i < 4 ? rows - i : 4;
     float* pi = p + static_cast<ptrdiff_t>(i) * classes;
-    add_by_token(tokens, n, ai, ai + width, pi, pi + classes);
+    sums.add(tokens, n, classes, own, a + static_cast<ptrdiff_t>(i) * width, width);
+    sums.write(classes, own, {pi, pi + classes, pi + 2 * classes, pi + 3 * classes});
   }
-  if (i < rows)
-    add_by_token(tokens, n, a + static_cast<ptrdiff_t>(i) * width, p + static_cast<ptrdiff_t>(i) * classes);
 }
 
 // From dA without its token part (rows × padded(n), overwritten) and that part by token (rows × padded(V)):
@@ -149,15 +136,15 @@ void table_attention_backward(const Model& model, const uint8_t* tokens, int row
       store(own + j, load(own + j) + ds);
     }
   }
-  int i = 0;  // sites of a sequence differ, so two rows never share a table row
-  for (; i + 2 <= rows; i += 2) {
-    const float* si = slope + static_cast<ptrdiff_t>(i) * width;
-    add_by_token(tokens, n, si, si + width, by_token + static_cast<ptrdiff_t>(site[i]) * classes,
-                 by_token + static_cast<ptrdiff_t>(site[i + 1]) * classes);
+  TokenSums sums;
+  for (int i = 0; i < rows; i += 4) {
+    const int own = rows - i < 4 ? rows - i : 4;
+    float* out[4];
+    for (int r = 0; r < 4; ++r)
+      out[r] = by_token + static_cast<ptrdiff_t>(site[r < own ? i + r : i]) * classes;
+    sums.add(tokens, n, classes, own, slope + static_cast<ptrdiff_t>(i) * width, width);
+    sums.write(classes, own, out);
   }
-  if (i < rows)
-    add_by_token(tokens, n, slope + static_cast<ptrdiff_t>(i) * width,
-                 by_token + static_cast<ptrdiff_t>(site[i]) * classes);
 }
 
 void one_block_pack(const Model& model, const Pack& pack, const int* site, const int32_t* target,

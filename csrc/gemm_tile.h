@@ -38,29 +38,35 @@ struct Right {
   ptrdiff_t next32;
 };
 
+// Every loop but that over K is unrolled by name: only then does g++ keep the sums in registers from the
+// first zero to the store. Through memory a tile cost 145 cycles more, a third of one at K = 14.
 template <int rows, int vectors, bool accumulate>
 static __attribute__((noinline)) void tile(int depth, const float* a, ptrdiff_t row, ptrdiff_t column,
                                            const float* b, ptrdiff_t b_row, float* c, ptrdiff_t c_row) {
-  // C is read at the end only; asked for now, it is there by then.
-  for (int i = 0; i < rows; ++i)
-    for (int j = 0; j < vectors; ++j) __builtin_prefetch(c + i * c_row + j * lanes, 1);
   Vec sums[rows][vectors];
+#pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
-    for (int j = 0; j < vectors; ++j) sums[i][j] = Vec{};
 #pragma GCC unroll 2
+    for (int j = 0; j < vectors; ++j) sums[i][j] = Vec{};
+#pragma GCC unroll 1
   for (int k = 0; k < depth; ++k) {
     Vec right[vectors];
+#pragma GCC unroll 2
     for (int j = 0; j < vectors; ++j) right[j] = load(b + j * lanes);
+#pragma GCC unroll 16
     for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 2
       for (int j = 0; j < vectors; ++j) sums[i][j] += right[j] * a[i * row];
     a += column;
     b += b_row;
   }
-  for (int i = 0; i < rows; ++i)
-    for (int j = 0; j < vectors; ++j) {
-      float* at = c + i * c_row + j * lanes;
-      store(at, accumulate ? load(at) + sums[i][j] : sums[i][j]);
-    }
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 2
+    for (int j = 0; j < vectors; ++j)
+      store(c + j * lanes, accumulate ? load(c + j * lanes) + sums[i][j] : sums[i][j]);
+    c += c_row;
+  }
 }
 
 using Tile = void (*)(int, const float*, ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, float*, ptrdiff_t);
