@@ -40,7 +40,8 @@ format: $(INSTALLED)  ## rewrite the sources in the house format
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i csrc/*.h csrc/*.cpp csrc/*.cu
 
-bench: $(INSTALLED)  ## timings, each after its correctness check
+bench: $(INSTALLED)  ## timings, each after its correctness check, and those of other implementations
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds
 
 clean:  ## remove the environment and everything built
