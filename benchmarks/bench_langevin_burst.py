@@ -119,6 +119,7 @@ def test_langevin_burst(benchmark, capsys, name: str, chains: int, threads: int)
     with capsys.disabled():
         print(
             f"\nlangevin_burst {name}, {chains} chain(s), {threads} thread(s), "
-            f"{_core.isa_chosen()}, calls of {moves} moves: {1e6 * median:.0f} µs a move and chain, "
+            f"{_core.isa_chosen()}, calls of {moves} moves: "
+            f"{1e6 * median:.0f} µs a move and chain, "
             f"Python {100 * overhead:.1f} %; one by one through Python {ratio:.2f}×"
         )
