@@ -1,7 +1,6 @@
 // The transformer, forward and backward, one pack of sequences at a time: read it beside
 // models/transformer.py. Compiled once per instruction set; sums run in the order written, whatever the
 // number of threads.
-#include "attention_norm_cpu.h"
 #include "encoder_rows_cpu.h"
 #include "encoder_tables_cpu.h"
 
@@ -11,60 +10,33 @@
 namespace thermosphere {
 namespace {
 
+// One sequence, every site but in the last block, which works at the masked ones.
 void transformer_pack(const Model& model, const Pack& pack, const int* site, const int32_t* target,
                       const float* row_weight, Arena arena, RowLoss& total) {
   const TransformerShape& s = model.s;
-  const int n = s.length, d = s.embedding, wide = model.wide(), last = s.blocks - 1;
+  const int n = s.length, d = s.embedding, wide = model.wide(), last = s.blocks - 1, rows = pack.rows;
   const ptrdiff_t plane = static_cast<ptrdiff_t>(n) * wide;
-
-  // X⁰ = E[x] + PE, and the full blocks, which have one sequence a pack.
-  float* inputs[pack_sequences];
-  for (int q = 0; q < pack.sequences; ++q) {
-    inputs[q] = arena.take(plane);
-    for (int j = 0; j < n; ++j) {
-      const float* row =
-          model.packed + model.at.embedding_rows + static_cast<ptrdiff_t>(pack.tokens[q][j]) * wide;
-      const float* code = model.codes.embedding + static_cast<ptrdiff_t>(j) * wide;
-      for (int k = 0; k < wide; k += lanes)
-        store(inputs[q] + static_cast<ptrdiff_t>(j) * wide + k, load(row + k) + load(code + k));
-    }
-  }
-  const int most = most_columns(s);
-  float* work = arena.take((static_cast<ptrdiff_t>(d) + n) * most);
+  const uint8_t* tokens = pack.tokens[0];
+  float* x = arena.take(plane);
+  embed(model, tokens, x);
+  float* work = arena.take((static_cast<ptrdiff_t>(d) + n) * padded(n));
   BlockState full[encoder_blocks_max];
   int every[encoder_length_max];
   for (int j = 0; j < n; ++j) every[j] = j;
-  float* x = inputs[0];
   for (int l = 0; l < last; ++l) {
-    BlockState& b = full[l] = make_block(arena, s, n, padded(n));
-    b.x = x;
-    multiply(n, wide, d, rows_of(x, wide), model.forward(model.at.block[l].query_key), b.queries, wide);
-    attention(n, n, d, b.queries, wide, x, wide, b.attention, b.mixed, work);
-    block_rows(model, model.at.block[l], b, n, every);
+    const BlockState b = full[l] = make_block(arena, s, n, padded(n), x);
+    attention_rows(model, model.at.block[l], b, n, x, work);
+    feedforward_rows(model, model.at.block[l], b, n, every);
     x = b.out;
   }
-  if (last > 0) inputs[0] = x;
 
-  // The last block at the masked rows.
   const EncoderBlock& w = model.at.block[last];
-  const int rows = pack.rows;
-  BlockState b = make_block(arena, s, rows, most);
-  float* attention_of[pack_sequences];
-  float* next_attention = b.attention;
-  for (int q = 0; q < pack.sequences; ++q)
-    for (int i = pack.first_row[q]; i < pack.first_row[q + 1]; ++i)
-      for (int k = 0; k < wide; k += lanes)
-        store(b.x + static_cast<ptrdiff_t>(i) * wide + k,
-              load(inputs[q] + static_cast<ptrdiff_t>(site[i]) * wide + k));
-  multiply(rows, wide, d, rows_of(b.x, wide), model.forward(w.query_key), b.queries, wide);
-  for (int q = 0; q < pack.sequences; ++q) {
-    const int first = pack.first_row[q], own = pack.first_row[q + 1] - first;
-    attention_of[q] = next_attention;
-    next_attention += static_cast<ptrdiff_t>(n) * padded(own);
-    attention(own, n, d, b.queries + static_cast<ptrdiff_t>(first) * wide, wide, inputs[q], wide,
-              attention_of[q], b.mixed + static_cast<ptrdiff_t>(first) * wide, work);
-  }
-  block_rows(model, w, b, rows, site);
+  const BlockState b = make_block(arena, s, rows, padded(rows));
+  for (int i = 0; i < rows; ++i)
+    for (int k = 0; k < wide; k += lanes)
+      store(b.x + static_cast<ptrdiff_t>(i) * wide + k, load(x + static_cast<ptrdiff_t>(site[i]) * wide + k));
+  attention_rows(model, w, b, rows, x, work);
+  feedforward_rows(model, w, b, rows, site);
 
   float* logits = arena.take(static_cast<ptrdiff_t>(rows) * padded(s.tokens));
   const RowLoss loss = head_rows(model, b.out, rows, target, row_weight, logits);
@@ -73,49 +45,33 @@ void transformer_pack(const Model& model, const Pack& pack, const int* site, con
   if (model.gradient == nullptr) return;
 
   // Backward, in the same order upside down.
-  const ptrdiff_t tall = most_rows(s);
-  float* slope = arena.take(tall * wide);
-  float* mixed_slope = arena.take(tall * wide);
-  float* query_slope = arena.take(tall * wide);
-  float* hidden_work = arena.take(tall * model.hidden_stride());
+  float* slope = arena.take(plane);
+  float* mixed_slope = arena.take(plane);
+  float* query_slope = arena.take(plane);
+  float* hidden_work = arena.take(static_cast<ptrdiff_t>(n) * model.hidden_stride());
   float* x_slope = arena.take(plane);
   head_rows_backward(model, b.out, rows, logits, slope);
-  block_rows_backward(model, w, b, rows, slope, mixed_slope, hidden_work);
-
-  float* x_slopes[pack_sequences];
-  for (int q = 0; q < pack.sequences; ++q) {
-    const int first = pack.first_row[q], own = pack.first_row[q + 1] - first;
-    const ptrdiff_t o = static_cast<ptrdiff_t>(first) * wide;
-    x_slopes[q] = q == 0 ? x_slope : arena.take(plane);
-    attention_backward(own, n, d, b.queries + o, wide, inputs[q], wide, attention_of[q], mixed_slope + o,
-                       query_slope + o, x_slopes[q], work);
-  }
-  multiply_add(d, wide, rows, transposed(query_slope, wide), plain(b.x, wide), model.slope(w.query_key),
-               wide);
-  multiply_add(rows, wide, d, rows_of(query_slope, wide), model.backward(w.query_key), slope, wide);
-  for (int q = 0; q < pack.sequences; ++q)
-    for (int i = pack.first_row[q]; i < pack.first_row[q + 1]; ++i)
-      for (int k = 0; k < wide; k += lanes) {
-        float* at = x_slopes[q] + static_cast<ptrdiff_t>(site[i]) * wide + k;
-        store(at, load(at) + load(slope + static_cast<ptrdiff_t>(i) * wide + k));
-      }
+  feedforward_rows_backward(model, w, b, rows, slope, hidden_work);
+  attention_norm_backward(rows, n, d, model, attention_norm_of(w), b.x, x, attention_state(b), slope, x_slope,
+                          mixed_slope, query_slope, work);
+  for (int i = 0; i < rows; ++i)
+    for (int k = 0; k < wide; k += lanes) {
+      float* at = x_slope + static_cast<ptrdiff_t>(site[i]) * wide + k;
+      store(at, load(at) + load(slope + static_cast<ptrdiff_t>(i) * wide + k));
+    }
 
   for (int l = last - 1; l >= 0; --l) {
     const EncoderBlock& wl = model.at.block[l];
-    block_rows_backward(model, wl, full[l], n, x_slope, mixed_slope, hidden_work);
-    attention_backward(n, n, d, full[l].queries, wide, full[l].x, wide, full[l].attention, mixed_slope,
-                       query_slope, slope, work);
-    multiply_add(d, wide, n, transposed(query_slope, wide), plain(full[l].x, wide), model.slope(wl.query_key),
-                 wide);
-    multiply_add(n, wide, d, rows_of(query_slope, wide), model.backward(wl.query_key), x_slope, wide);
+    feedforward_rows_backward(model, wl, full[l], n, x_slope, hidden_work);
+    attention_norm_backward(n, n, d, model, attention_norm_of(wl), full[l].x, full[l].x,
+                            attention_state(full[l]), x_slope, slope, mixed_slope, query_slope, work);
     for (ptrdiff_t i = 0; i < plane; i += lanes) store(x_slope + i, load(x_slope + i) + load(slope + i));
   }
-  for (int q = 0; q < pack.sequences; ++q)
-    for (int j = 0; j < n; ++j) {
-      float* row = model.slope(model.at.embedding) + static_cast<ptrdiff_t>(pack.tokens[q][j]) * wide;
-      for (int k = 0; k < wide; k += lanes)
-        store(row + k, load(row + k) + load(x_slopes[q] + static_cast<ptrdiff_t>(j) * wide + k));
-    }
+  for (int j = 0; j < n; ++j) {
+    float* row = model.slope(model.at.embedding) + static_cast<ptrdiff_t>(tokens[j]) * wide;
+    for (int k = 0; k < wide; k += lanes)
+      store(row + k, load(row + k) + load(x_slope + static_cast<ptrdiff_t>(j) * wide + k));
+  }
 }
 
 // Packs of whole sequences: as many as give pack_rows masked rows in one block, one where there are more
@@ -129,7 +85,7 @@ void group(EncoderGroup& g) {
   int* site = reinterpret_cast<int*>(arena.take(most));
   int32_t* target = reinterpret_cast<int32_t*>(arena.take(most));
   float* row_weight = arena.take(most);
-  const Model model{s, *g.layout, g.packed, *g.codes, g.gradient, mask};
+  const Model model{{g.packed, g.gradient, mask}, s, *g.layout, *g.codes};
   const int limit = s.blocks == 1 ? pack_sequences : 1;
   RowLoss total{0.0, 0.0};
   Pack pack{};
@@ -162,35 +118,19 @@ void group(EncoderGroup& g) {
   g.error = total.error;
 }
 
-// W with padded rows.
-void pack_rows_of(const EncoderTensor& t, const float* flat, float* out) {
-  for (int i = 0; i < t.rows; ++i)
-    for (int j = 0; j < padded(t.columns); ++j)
-      *out++ = j < t.columns ? flat[t.flat + static_cast<ptrdiff_t>(i) * t.columns + j] : 0.0f;
-}
-
-void pack_tensor(const EncoderTensor& t, const float* flat, float* packed) {
-  const float* w = flat + t.flat;
-  if (t.backward >= 0) {
-    pack_transposed(t, w, packed + t.forward);
-    pack_plain(t, w, packed + t.backward);
-    return;
-  }
-  pack_rows_of(t, flat, packed + t.forward);
-}
-
 void pack(const EncoderLayout& at, const TransformerShape& s, const PositionalCodes& codes, const float* flat,
           float* packed) {
-  pack_tensor(at.embedding, flat, packed);
-  pack_rows_of(at.embedding, flat, packed + at.embedding_rows);
+  const auto place = [&](const EncoderTensor& t) { pack_tensor(t, flat + t.flat, packed); };
+  place(at.embedding);
+  pad_rows(at.embedding.rows, at.embedding.columns, flat + at.embedding.flat, packed + at.embedding_rows);
   for (int l = 0; l < s.blocks; ++l) {
     const EncoderBlock& b = at.block[l];
     const EncoderTensor* all[] = {&b.query_key,   &b.value_output, &b.gain1,    &b.bias1, &b.weight1,
                                   &b.hidden_bias, &b.weight2,      &b.out_bias, &b.gain2, &b.bias2};
-    for (const EncoderTensor* t : all) pack_tensor(*t, flat, packed);
+    for (const EncoderTensor* t : all) place(*t);
   }
-  pack_tensor(at.output, flat, packed);
-  pack_tensor(at.output_bias, flat, packed);
+  place(at.output);
+  place(at.output_bias);
   if (s.blocks == 1) make_tables(at, s, codes, packed);
 }
 

@@ -1,25 +1,21 @@
-// Where each tensor of the model lies: in the flat vector, in the packed weights (what products read) and in
-// the padded gradient (what products write). One walk over the tensors serves packing, gradient and
-// reduction.
+// Where each tensor of a whole model lies. One walk over the tensors serves packing, gradient and reduction.
 #pragma once
 
 #include "encoder_gradient.h"
+#include "encoder_tensor.h"
 
 namespace thermosphere {
-
-// One tensor (rows × columns) of the flat vector; a vector has one row.
-struct EncoderTensor {
-  int rows, columns;
-  ptrdiff_t flat;      // offset in the flat vector
-  ptrdiff_t gradient;  // offset in the padded gradient, rows of padded(columns)
-  ptrdiff_t forward;   // packed Wᵀ (columns × rows) in panels of 32, for x Wᵀ; vectors and the embedding:
-                       // padded rows
-  ptrdiff_t backward;  // packed W (rows × columns) in panels of 32, for dy W; -1 where none is needed
-};
 
 struct EncoderBlock {
   EncoderTensor query_key, value_output, gain1, bias1, weight1, hidden_bias, weight2, out_bias, gain2, bias2;
 };
+
+static inline AttentionNormTensors attention_norm_of(const EncoderBlock& b) {
+  return {b.query_key, b.value_output, b.gain1, b.bias1};
+}
+static inline FeedforwardNormTensors feedforward_norm_of(const EncoderBlock& b) {
+  return {b.weight1, b.hidden_bias, b.weight2, b.out_bias, b.gain2, b.bias2};
+}
 
 // One block only: every query is at a mask, so queries depend on the site alone and scores are sums of two
 // table entries, q_i·PE_j and q_i·E[x_j] (encoder_tables_cpu.h). Offsets in the packed weights, and of the
@@ -40,26 +36,6 @@ struct EncoderLayout {
   EncoderTables tables;
   ptrdiff_t parameters, packed_floats, gradient_floats;
 };
-
-static inline int encoder_padded(int size) { return (size + 15) / 16 * 16; }
-static inline ptrdiff_t encoder_panels(int depth, int columns) {
-  return static_cast<ptrdiff_t>(depth) * ((columns + 31) / 32 * 32);
-}
-
-static inline EncoderTensor encoder_place(EncoderLayout& at, int rows, int columns, bool product) {
-  EncoderTensor t{rows, columns, at.parameters, at.gradient_floats, at.packed_floats, -1};
-  const ptrdiff_t padded = static_cast<ptrdiff_t>(rows) * encoder_padded(columns);
-  at.parameters += static_cast<ptrdiff_t>(rows) * columns;
-  at.gradient_floats += padded;
-  if (product) {
-    at.packed_floats += encoder_panels(columns, rows);
-    t.backward = at.packed_floats;
-    at.packed_floats += encoder_panels(rows, columns);
-  } else {
-    at.packed_floats += padded;
-  }
-  return t;
-}
 
 static inline EncoderLayout encoder_layout(const TransformerShape& s) {
   EncoderLayout at{};

@@ -1,8 +1,8 @@
-// Cross-entropy of the masked rows (Eq. 26-27 of arXiv 2603.29529) and whether the most likely residue is
-// wrong (Eq. 28-30).
+// Logits of the masked rows, their cross-entropy (Eq. 26-27 of arXiv 2603.29529) and whether the
+// most likely residue is wrong (Eq. 28-30).
 #pragma once
 
-#include "gemm_tile.h"
+#include "packed_weights_cpu.h"
 
 namespace thermosphere {
 namespace {
@@ -41,6 +41,30 @@ static RowLoss masked_cross_entropy(int rows, int tokens, const int32_t* targets
     x[targets[i]] -= weights[i];
   }
   return total;
+}
+
+// logits = X Woutᵀ + bout (rows × padded(V)) and their loss; `logits` then holds the slope.
+static RowLoss output_cross_entropy(int rows, int d, int tokens, const PackedWeights& w, const HeadTensors& t,
+                                    const float* x, const int32_t* targets, const float* weights,
+                                    float* logits) {
+  const int classes = padded(tokens), wide = padded(d);
+  multiply(rows, classes, d, rows_of(x, wide), w.forward(t.output), logits, classes);
+  const float* bias = w.vector(t.output_bias);
+  for (int i = 0; i < rows; ++i)
+    for (int k = 0; k < classes; k += lanes) {
+      float* at = logits + static_cast<ptrdiff_t>(i) * classes + k;
+      store(at, load(at) + load(bias + k));
+    }
+  return masked_cross_entropy(rows, tokens, targets, weights, logits, classes);
+}
+
+// From the slope of the logits to dX (rows × padded(d), overwritten).
+static void output_backward(int rows, int d, int tokens, const PackedWeights& w, const HeadTensors& t,
+                            const float* x, const float* logit_slope, float* x_slope) {
+  const int classes = padded(tokens), wide = padded(d);
+  multiply_add(tokens, wide, rows, transposed(logit_slope, classes), plain(x, wide), w.slope(t.output), wide);
+  add_columns(rows, classes, logit_slope, classes, w.slope(t.output_bias));
+  multiply(rows, wide, tokens, rows_of(logit_slope, classes), w.backward(t.output), x_slope, wide);
 }
 
 }  // namespace
