@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "bindings_layers.h"
 #include "encoder_gradient.h"
 #include "isa.h"
 #include "langevin_step.h"
@@ -206,4 +207,6 @@ PYBIND11_MODULE(_core, m) {
       py::arg("chains"), py::arg("parameters"), py::arg("batch"), py::arg("weights"), py::arg("indices"),
       py::arg("example_weights"), py::arg("gradient"), py::arg("losses"), py::arg("errors"), py::arg("work"),
       py::arg("threads"));
+
+  bind_layers(m);
 }

@@ -3,9 +3,7 @@
 // number of threads.
 #include "encoder_rows_cpu.h"
 #include "encoder_tables_cpu.h"
-
-#define THERMOSPHERE_JOIN2(a, b) a##b
-#define THERMOSPHERE_JOIN(a, b) THERMOSPHERE_JOIN2(a, b)
+#include "isa_name.h"
 
 namespace thermosphere {
 namespace {
@@ -151,6 +149,6 @@ double peak(int64_t rounds, float* sink) {
 
 }  // namespace
 
-const EncoderKernels THERMOSPHERE_JOIN(encoder_kernels_, THERMOSPHERE_ISA) = {pack, group, finish, peak};
+const EncoderKernels THERMOSPHERE_ISA_NAME(encoder_kernels_) = {pack, group, finish, peak};
 
 }  // namespace thermosphere

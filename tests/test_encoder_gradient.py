@@ -3,8 +3,6 @@ the same bits anywhere."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from numerics import assert_close, assert_same_bits, error_bound
@@ -41,14 +39,6 @@ SHAPES = [
     EncoderShape(1, 48, 96, 256, 21),
     EncoderShape(2, 20, 40, 70, 33),
 ]
-
-
-@pytest.fixture(params=_core.isa_available())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = _core.isa_chosen()
-    _core.isa_choose(request.param)
-    yield request.param
-    _core.isa_choose(before)
 
 
 def make_data(shape: EncoderShape, rate: float = 0.15, seed: int = 0) -> EncoderData:
