@@ -42,15 +42,20 @@ static void softmax_columns(int n, int width, float* a) {
   }
 }
 
-// queries (r×d) at stride `row`, x (n×d) -> attention Aᵀ (n × padded(r)), out (r×d) at stride `row`. `work`:
-// d × padded(r).
-static void attention(int r, int n, int d, const float* queries, ptrdiff_t row, const float* x,
-                      ptrdiff_t x_row, float* attention_t, float* out, float* work) {
+// queries (r×d) at stride `row`, x (n×d) -> Aᵀ (n × padded(r)). `work`: d × padded(r).
+static void attention_matrix(int r, int n, int d, const float* queries, ptrdiff_t row, const float* x,
+                             ptrdiff_t x_row, float* attention_t, float* work) {
   const int width = padded(r);
   transpose(r, d, queries, row, 1.0f / __builtin_sqrtf(static_cast<float>(d)), work);
   multiply(n, width, d, rows_of(x, x_row), plain(work, width), attention_t, width);
   softmax_columns(n, width, attention_t);
-  multiply(r, padded(d), n, transposed(attention_t, width), plain(x, x_row), out, row);
+}
+
+// The same, and out = A X (r×d) at stride `row`.
+static void attention(int r, int n, int d, const float* queries, ptrdiff_t row, const float* x,
+                      ptrdiff_t x_row, float* attention_t, float* out, float* work) {
+  attention_matrix(r, n, d, queries, row, x, x_row, attention_t, work);
+  multiply(r, padded(d), n, transposed(attention_t, padded(r)), plain(x, x_row), out, row);
 }
 
 // From dO (r×d): dQ (r×d) and dX (n×d), both overwritten. `work`: d × padded(r) + n × padded(r).

@@ -1,5 +1,5 @@
-// Unpack plain arguments and call, for the layers; see bindings.cpp. Sizes and addresses come as arrays in
-// the order of the call's struct.
+// Unpack plain arguments and call, for the layers and the mean attention; see bindings.cpp. Sizes and
+// addresses come as arrays in the order of the call's struct.
 #include "bindings_layers.h"
 
 #include <pybind11/stl.h>
@@ -7,6 +7,7 @@
 #include "attention_norm.h"
 #include "feedforward_norm.h"
 #include "masked_cross_entropy.h"
+#include "mean_attention.h"
 
 namespace py = pybind11;
 namespace ts = thermosphere;
@@ -160,4 +161,24 @@ void bind_layers(py::module_& m) {
       },
       py::kw_only(), py::arg("sizes"), py::arg("inputs"), py::arg("logit_slope"), py::arg("loss_slopes"),
       py::arg("slopes"), py::arg("threads"));
+
+  m.def(
+      "mean_attention",
+      [](std::array<int, 5> shape, uintptr_t code_embedding, uintptr_t code_hidden, int64_t chains,
+         int64_t parameters, int64_t sequences, uintptr_t weights, uintptr_t tokens, uintptr_t mean,
+         int threads) {
+        const py::gil_scoped_release release;
+        ts::mean_attention({.shape = {shape[0], shape[1], shape[2], shape[3], shape[4]},
+                            .codes = {.embedding = floats(code_embedding), .hidden = floats(code_hidden)},
+                            .chains = chains,
+                            .parameters = parameters,
+                            .sequences = sequences,
+                            .weights = floats(weights),
+                            .tokens = reinterpret_cast<const uint8_t*>(tokens),
+                            .mean = doubles(mean)},
+                           threads);
+      },
+      py::kw_only(), py::arg("shape"), py::arg("code_embedding"), py::arg("code_hidden"), py::arg("chains"),
+      py::arg("parameters"), py::arg("sequences"), py::arg("weights"), py::arg("tokens"), py::arg("mean"),
+      py::arg("threads"));
 }

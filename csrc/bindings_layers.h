@@ -2,5 +2,5 @@
 
 #include <pybind11/pybind11.h>
 
-// The layers (attention_norm, feedforward_norm, masked_cross_entropy) as functions of the module.
+// The layers (attention_norm, feedforward_norm, masked_cross_entropy) and mean_attention.
 void bind_layers(pybind11::module_& m);

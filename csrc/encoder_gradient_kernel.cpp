@@ -4,6 +4,7 @@
 #include "encoder_rows_cpu.h"
 #include "encoder_tables_cpu.h"
 #include "isa_name.h"
+#include "mean_attention_cpu.h"
 
 namespace thermosphere {
 namespace {
@@ -149,6 +150,6 @@ double peak(int64_t rounds, float* sink) {
 
 }  // namespace
 
-const EncoderKernels THERMOSPHERE_ISA_NAME(encoder_kernels_) = {pack, group, finish, peak};
+const EncoderKernels THERMOSPHERE_ISA_NAME(encoder_kernels_) = {pack, group, finish, peak, add_attention};
 
 }  // namespace thermosphere

@@ -104,6 +104,10 @@ struct EncoderKernels {
   // Does `rounds` × 12 independent vector multiply-adds and returns the floating-point operations done: what
   // benchmarks divide by.
   double (*peak)(int64_t rounds, float* sink);
+  // Adds Aᵀ of each block of sequences [first, last) of tokens (S, n) to sums (L × n × padded n).
+  void (*add_attention)(const EncoderLayout&, const TransformerShape&, const PositionalCodes&,
+                        const float* packed, const uint8_t* tokens, int64_t first, int64_t last, float* arena,
+                        double* sums);
 };
 
 extern const EncoderKernels encoder_kernels_baseline;

@@ -23,8 +23,8 @@ static RowLoss masked_cross_entropy(int rows, int tokens, const int32_t* targets
     Vec top = load(x);
     for (int j = lanes; j < width; j += lanes) top = larger(top, load(x + j));
     const float most = largest(top);
-    int best = 0;
-    while (x[best] != most && best < tokens - 1) ++best;
+    bool right = truth == most;  // and the first of equal ones
+    for (int j = 0; right && j < targets[i]; ++j) right = x[j] != most;
     Vec partial{};
     for (int j = 0; j < width; j += lanes) {
       const Vec e = exp_nonpositive(load(x + j) - most);
@@ -35,7 +35,7 @@ static RowLoss masked_cross_entropy(int rows, int tokens, const int32_t* targets
     const double w = weights[i];
     total.loss += w * (static_cast<double>(most) - static_cast<double>(truth) +
                        __builtin_log(static_cast<double>(partition)));
-    total.error += best == targets[i] ? 0.0 : w;
+    total.error += right ? 0.0 : w;
     const float share = weights[i] / partition;
     for (int j = 0; j < width; j += lanes) store(x + j, load(x + j) * share);
     x[targets[i]] -= weights[i];

@@ -140,3 +140,16 @@ def masked_cross_entropy_backward(
     slopes: Sequence[int],
     threads: int,
 ) -> None: ...
+def mean_attention(
+    *,
+    shape: Sequence[int],
+    code_embedding: int,
+    code_hidden: int,
+    chains: int,
+    parameters: int,
+    sequences: int,
+    weights: int,
+    tokens: int,
+    mean: int,
+    threads: int,
+) -> None: ...
