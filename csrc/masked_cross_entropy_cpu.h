@@ -16,12 +16,17 @@ static RowLoss masked_cross_entropy(int rows, int tokens, const int32_t* targets
                                     float* logits, ptrdiff_t row) {
   const int width = padded(tokens);
   RowLoss total{0.0, 0.0};
+  IntVec lane{};
+  for (int j = 0; j < lanes; ++j) lane[j] = j;
   for (int i = 0; i < rows; ++i) {
     float* x = logits + i * row;
     const float truth = x[targets[i]];
-    for (int j = tokens; j < width; ++j) x[j] = -1e30f;
-    Vec top = load(x);
-    for (int j = lanes; j < width; j += lanes) top = larger(top, load(x + j));
+    Vec top = splat(-1e30f);
+    for (int j = 0; j < width; j += lanes) {
+      const Vec real = lane + j < tokens ? load(x + j) : splat(-1e30f);
+      store(x + j, real);
+      top = larger(top, real);
+    }
     const float most = largest(top);
     bool right = truth == most;  // and the first of equal ones
     for (int j = 0; right && j < targets[i]; ++j) right = x[j] != most;
