@@ -14,12 +14,11 @@ and the feed-forward network both d × m products of a masked row.
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from measure import alternating, median_ratio, peak_rate, torch_threads
 
 from thermosphere import _core
 from thermosphere.models.feedforward import FeedForward
@@ -49,21 +48,6 @@ def needed_operations(model: Model, sequences: MaskedSequences, batch: Minibatch
     return 3 * ((model.blocks - 1) * block(float(len(used) * n)) + block(masked))
 
 
-def seconds(call: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    call()
-    return time.perf_counter() - begun
-
-
-def peak_rate() -> float:
-    """Floating-point operations a second of one core's vector multiply-adds, on the instruction set
-    in use."""
-    return max(
-        _core.fma_operations(200_000) / seconds(lambda: _core.fma_operations(200_000))
-        for _ in range(5)
-    )
-
-
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", ["tf1", "tf1-small", "tf4-small", "tf4", "ff"])
 def test_encoder_gradient(benchmark, capsys, name: str, threads: int) -> None:
@@ -85,21 +69,15 @@ def test_encoder_gradient(benchmark, capsys, name: str, threads: int) -> None:
         for tensor, got in model.layout.views(gradient).items():
             assert float((got - expected[tensor]).norm() / expected[tensor].norm()) < 1e-4, tensor
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        for potential in (fused, plain):
-            potential(weights, batch)
-        times: dict[str, list[float]] = {"fused": [], "autograd": [], "peak": []}
-        for _ in range(ROUNDS // 3 if name.startswith("tf4") else ROUNDS):
-            times["fused"].append(seconds(lambda: fused(weights, batch)))
-            times["autograd"].append(seconds(lambda: plain(weights, batch)))
+    with torch_threads(threads):
+        times = alternating(
+            {"fused": lambda: fused(weights, batch), "autograd": lambda: plain(weights, batch)},
+            ROUNDS // 3 if name.startswith("tf4") else ROUNDS,
+        )
         peak = peak_rate()
         benchmark.pedantic(lambda: fused(weights, batch), rounds=10, warmup_rounds=1)
-    finally:
-        torch.set_num_threads(before)
     median = statistics.median(times["fused"])
-    ratio = statistics.median(a / f for a, f in zip(times["autograd"], times["fused"], strict=True))
+    ratio = median_ratio(times["autograd"], times["fused"])
     rate = needed_operations(model, sequences, batch) / median
     benchmark.extra_info.update(
         ms=1e3 * median,

@@ -10,10 +10,15 @@ struct Isa {
   const char* name;
   const LangevinStepKernels* langevin_step;
   const EncoderKernels* encoder;
+  LayerKernels layers;
 };
 
+#define THERMOSPHERE_LAYERS(isa) \
+  {attention_norm_kernels_##isa, feedforward_norm_kernels_##isa, masked_cross_entropy_kernels_##isa}
+
 std::vector<Isa> detect() {
-  std::vector<Isa> found{{"baseline", &langevin_step_kernels_baseline, &encoder_kernels_baseline}};
+  std::vector<Isa> found{{"baseline", &langevin_step_kernels_baseline, &encoder_kernels_baseline,
+                          THERMOSPHERE_LAYERS(baseline)}};
 #if defined(THERMOSPHERE_X86_64)
   __builtin_cpu_init();
   const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
@@ -21,8 +26,10 @@ std::vector<Isa> detect() {
   const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                   __builtin_cpu_supports("avx512vl");
-  if (v3) found.push_back({"x86-64-v3", &langevin_step_kernels_v3, &encoder_kernels_v3});
-  if (v4) found.push_back({"x86-64-v4", &langevin_step_kernels_v4, &encoder_kernels_v4});
+  if (v3)
+    found.push_back({"x86-64-v3", &langevin_step_kernels_v3, &encoder_kernels_v3, THERMOSPHERE_LAYERS(v3)});
+  if (v4)
+    found.push_back({"x86-64-v4", &langevin_step_kernels_v4, &encoder_kernels_v4, THERMOSPHERE_LAYERS(v4)});
 #endif
   return found;
 }
@@ -64,5 +71,7 @@ void isa_choose(const std::string& name) { chosen() = &find(name); }
 const LangevinStepKernels& langevin_step_kernels() { return *chosen()->langevin_step; }
 
 const EncoderKernels& encoder_kernels() { return *chosen()->encoder; }
+
+const LayerKernels& layer_kernels() { return chosen()->layers; }
 
 }  // namespace thermosphere
