@@ -30,7 +30,7 @@ struct Free {
 float* thread_arena(ptrdiff_t floats) {
   thread_local std::unique_ptr<float, Free> arena;
   thread_local ptrdiff_t size = 0;
-  if (size < floats) {
+  if (size < floats || (encoder_arena_gap > 0 && size > floats)) {  // watched: no more than was asked for
     arena.reset(
         static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>((floats * 4 + 63) / 64 * 64))));
     if (!arena) throw std::bad_alloc();
@@ -95,7 +95,8 @@ ptrdiff_t encoder_arena_floats(const TransformerShape& s) {
   const ptrdiff_t last = rows * state + n * columns + 16 * 16;
   const ptrdiff_t slopes = rows * (3 * wide + high + encoder_padded(s.tokens)) + 16 * 16;
   const ptrdiff_t tables = rows * 2 * (encoder_padded(s.length) + encoder_padded(s.tokens)) + 16 * 16;
-  return full + last + slopes + tables + 16 * n * wide + (s.embedding + n) * columns + 4 * rows + 1024;
+  const ptrdiff_t gaps = encoder_arena_gap * (12 * s.blocks + 40);  // no more arrays than that
+  return full + last + slopes + tables + 16 * n * wide + (s.embedding + n) * columns + 4 * rows + 1024 + gaps;
 }
 
 int64_t encoder_work_floats(const TransformerShape& shape, int64_t chains, bool gradient) {

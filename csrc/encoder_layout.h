@@ -115,6 +115,13 @@ struct EncoderGroup {
   double loss, error;   // out
 };
 
+// Floats left behind every array of the arena: none, but where AddressSanitizer watches them.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr int encoder_arena_gap = 16;
+#else
+constexpr int encoder_arena_gap = 0;
+#endif
+
 ptrdiff_t encoder_arena_floats(const TransformerShape& shape);
 
 struct EncoderKernels {
