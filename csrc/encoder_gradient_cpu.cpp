@@ -31,6 +31,7 @@ float* thread_arena(ptrdiff_t floats) {
   thread_local std::unique_ptr<float, Free> arena;
   thread_local ptrdiff_t size = 0;
   if (size < floats || (encoder_arena_gap > 0 && size > floats)) {  // watched: no more than was asked for
+    size = 0;
     arena.reset(
         static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>((floats * 4 + 63) / 64 * 64))));
     if (!arena) throw std::bad_alloc();
