@@ -12,6 +12,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -95,7 +96,11 @@ void parallel_for(int64_t tasks, int threads, void (*body)(void*, int64_t), void
   }
   std::vector<std::thread> others;
   others.reserve(static_cast<size_t>(shares) - 1);
-  for (int i = 1; i < shares; ++i) others.emplace_back(work, &team);
+  try {
+    for (int i = 1; i < shares; ++i) others.emplace_back(work, &team);
+  } catch (const std::system_error&) {
+    // No more threads to be had: those there are take all shares.
+  }
   work(&team);
   for (std::thread& other : others) other.join();
 }
