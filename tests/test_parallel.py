@@ -1,12 +1,15 @@
-"""The extension's threads among others: calls from several Python threads, and in a forked child."""
+"""The extension's threads among others: calls from several Python threads, in a forked child,
+beside torch."""
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 import torch
 from numerics import assert_same_bits
@@ -14,7 +17,10 @@ from step_problem import Stepped, make_problem, take_step
 from test_encoder_gradient import TF1, EncoderResult, make_batch, make_data, make_weights
 
 from thermosphere import _core
+from thermosphere.models.named import named_model
+from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.ops.encoder_gradient import encoder_gradient
+from thermosphere.proteins.dataset import mask_sequences
 
 CALLERS, CALLS, THREADS = 3, 10, 2
 
@@ -50,6 +56,17 @@ def test_gradients_of_several_python_threads_are_those_of_one() -> None:
         for result in results:
             assert_same_bits(result.losses, alone.losses, f"losses, caller {caller}")
             assert_same_bits(result.gradient, alone.gradient, f"gradient, caller {caller}")
+
+
+def test_a_potential_and_its_workspace_serve_several_python_threads() -> None:
+    sequences = mask_sequences(np.zeros((40, 86), dtype=np.uint8), 0.15, seed=0)
+    potential = MaskedLanguagePotential(named_model("tf1-small"), sequences, backend="fused")
+    weights = potential.model.initial(CALLERS, torch.Generator().manual_seed(0))
+    alone = [potential(weights[c : c + 1])[1] for c in range(CALLERS)]
+    for caller, results in enumerate(at_once(lambda c: potential(weights[c : c + 1])[1])):
+        for result in results:
+            assert_same_bits(result, alone[caller], f"gradient, caller {caller}")
+    assert_same_bits(copy.deepcopy(potential)(weights[:1])[1], alone[0], "gradient of a copy")
 
 
 def test_steps_of_several_python_threads_are_those_of_one() -> None:
