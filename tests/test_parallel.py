@@ -117,6 +117,7 @@ fork = multiprocessing.get_context("fork")
 receive, send = fork.Pipe(duplex=False)
 process = fork.Process(target=child, args=(send,), daemon=True)
 process.start()
+send.close()
 if not receive.poll(60):
     sys.exit("the child hangs")
 backend, got = receive.recv()
