@@ -136,7 +136,7 @@ def measure(name: str) -> dict[str, object]:
         "isa": _core.isa_chosen(),
         "ms": 1e3 * statistics.median(two for two, _, _, _ in blocks),
         "beside_torch": statistics.median(beside / two for two, beside, _, _ in blocks),
-        "torch_beside_us": statistics.median(ratio for _, _, _, ratio in blocks),
+        "torch_beside_ours": statistics.median(ratio for _, _, _, ratio in blocks),
         "speed_up": statistics.median(one / two for two, _, one, _ in blocks),
         "ms_from_two_python_threads": 1e3 * together_seconds,
         "fork_join_us": 1e6 * fork_join_seconds(),
@@ -162,7 +162,7 @@ def test_threads(benchmark, capsys, name: str, backend: str) -> None:
         print(
             f"\nthreads, {name}, {THREADS} threads, {result['backend']}, {result['isa']}: "
             f"{result['ms']:.2f} ms; {result['beside_torch']:.2f}× of it in turn with torch "
-            f"(torch: {result['torch_beside_us']:.2f}×); {result['speed_up']:.2f}× as fast as on "
+            f"(torch: {result['torch_beside_ours']:.2f}×); {result['speed_up']:.2f}× as fast as on "
             f"one thread; {result['ms_from_two_python_threads']:.2f} ms a call from two Python "
             f"threads; fork and join {result['fork_join_us']:.1f} µs"
         )
