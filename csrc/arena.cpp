@@ -16,10 +16,10 @@ struct Kept {
   ptrdiff_t size = 0;
 
   float* at_least(ptrdiff_t count) {
-    if (size < count) {
+    if (size < count || (arena_gap > 0 && size > count)) {  // watched: no more than was asked for
+      size = 0;
       floats.reset(
           static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>((count * 4 + 63) / 64 * 64))));
-      size = 0;
       if (!floats) throw std::bad_alloc();
       size = count;
     }

@@ -62,7 +62,8 @@ static ptrdiff_t feedforward_floats(const EncoderShape& s) {
 }
 
 ptrdiff_t encoder_arena_floats(const EncoderShape& s) {
-  return s.network == EncoderNetwork::feedforward ? feedforward_floats(s) : transformer_floats(s);
+  const ptrdiff_t gaps = arena_gap * (12 * s.blocks + 40);  // no more arrays than that
+  return gaps + (s.network == EncoderNetwork::feedforward ? feedforward_floats(s) : transformer_floats(s));
 }
 
 int64_t encoder_work_floats(const EncoderShape& shape, int64_t chains, bool gradient) {

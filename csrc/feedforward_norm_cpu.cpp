@@ -7,9 +7,10 @@
 namespace thermosphere {
 namespace {
 
+// No more than 16 pieces.
 ptrdiff_t arena_floats(const FeedforwardNormCall& call) {
   return chunk_rows * (4 * encoder_padded(call.embedding) + 3 * (encoder_padded(call.hidden) + 16) + 1) +
-         1024;
+         1024 + 16 * arena_gap;
 }
 
 ptrdiff_t code_floats(const FeedforwardNormCall& call) {

@@ -1,5 +1,6 @@
 #include "isa.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <stdexcept>
 
@@ -48,8 +49,9 @@ const Isa& find(const std::string& name) {
   throw std::invalid_argument("instruction set: expected one of " + names + ", got " + name);
 }
 
-const Isa*& chosen() {
-  static const Isa* isa = [] {
+// Atomic: a call may run, without the interpreter's lock, while another thread chooses.
+std::atomic<const Isa*>& chosen() {
+  static std::atomic<const Isa*> isa = [] {
     const char* name = std::getenv("THERMOSPHERE_ISA");
     return name != nullptr && *name != '\0' ? &find(name) : &available().back();
   }();
@@ -64,14 +66,14 @@ std::vector<std::string> isa_available() {
   return names;
 }
 
-std::string isa_chosen() { return chosen()->name; }
+std::string isa_chosen() { return chosen().load()->name; }
 
 void isa_choose(const std::string& name) { chosen() = &find(name); }
 
-const LangevinStepKernels& langevin_step_kernels() { return *chosen()->langevin_step; }
+const LangevinStepKernels& langevin_step_kernels() { return *chosen().load()->langevin_step; }
 
-const EncoderKernels& encoder_kernels() { return *chosen()->encoder; }
+const EncoderKernels& encoder_kernels() { return *chosen().load()->encoder; }
 
-const LayerKernels& layer_kernels() { return chosen()->layers; }
+const LayerKernels& layer_kernels() { return chosen().load()->layers; }
 
 }  // namespace thermosphere

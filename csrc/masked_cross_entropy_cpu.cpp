@@ -7,8 +7,10 @@
 namespace thermosphere {
 namespace {
 
+// No more than 16 pieces.
 ptrdiff_t arena_floats(const MaskedCrossEntropyCall& call) {
-  return chunk_rows * (2 * encoder_padded(call.embedding) + encoder_padded(call.tokens)) + 1024;
+  return chunk_rows * (2 * encoder_padded(call.embedding) + encoder_padded(call.tokens)) + 1024 +
+         16 * arena_gap;
 }
 
 }  // namespace

@@ -9,6 +9,7 @@ throughout, losses summed in float64. The formulas are in encoder_gradient_ref.p
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -135,12 +136,15 @@ def encoder_data(
     )
 
 
-class EncoderWorkspace:
+class EncoderWorkspace(threading.local):
     """Packed weights and partial gradients, grown when a call needs more: nothing is allocated in
-    steady state."""
+    steady state. Each Python thread that uses it has its own, so that calls may overlap."""
 
     def __init__(self) -> None:
         self._floats = torch.empty(0)
+
+    def __reduce__(self) -> tuple[type[EncoderWorkspace], tuple[()]]:
+        return EncoderWorkspace, ()  # a copy starts empty
 
     def at_least(self, floats: int) -> torch.Tensor:
         if self._floats.numel() < floats:
