@@ -6,7 +6,7 @@ SOURCES := $(wildcard csrc/*) CMakeLists.txt pyproject.toml constraints.txt
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test lint format sanitize bench clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -39,6 +39,15 @@ format: $(INSTALLED)  ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i csrc/*.h csrc/*.cpp csrc/*.cu
+
+# ThreadSanitizer: the files that run each parallel loop of the extension on several threads. The others reach
+# the same loops through models and sampler, under a sanitizer that slows them tenfold.
+THREADED := $(addprefix tests/test_,parallel.py encoder_gradient.py langevin_step.py langevin_burst.py \
+	langevin.py minibatch.py attention_norm.py feedforward_norm.py masked_cross_entropy.py mean_attention.py)
+
+sanitize: $(INSTALLED)  ## the tests under Address-, UndefinedBehavior- and ThreadSanitizer (about 20 minutes)
+	.ci/sanitize address
+	.ci/sanitize thread $(THREADED)
 
 bench: $(INSTALLED)  ## timings, each after its correctness check, and those of other implementations
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'

@@ -1,119 +1,145 @@
-"""The fused gradient at the published sizes: share of the processor's measured FMA peak, and
-against PyTorch autograd.
+"""The fused gradient and the forward pass at the published sizes: share of the processor's measured
+FMA peak, and what a second thread gives.
 
 pytest benchmarks/bench_encoder_gradient.py --benchmark-only
 
-64 draws of 1,000 sequences of 86 sites, masks 15 %. Both paths are first held to the float64
-gradient; then they alternate in one run and medians are compared. Operations are those needed with
-the masked-row saving: a block on r query rows takes 2(2 r d² + 2 r n d + 2 r d m) forward, the
-feed-forward network 2(r d m + r m² + r d m + r V m) and 2 d m a sequence; three times that with
-the gradient. Two kernels do fewer, which counts in their favour: the single block looks scores up,
-and the feed-forward network both d × m products of a masked row.
+64 draws of 1,000 sequences of 86 sites, masks 15 %; the forward pass over 13,000 sequences. The
+gradient is first held to float64; then calls on one and on two threads alternate with runs of
+multiply-adds, which measure the peak. bench_gradient_peers.py has the comparison with others.
+
+Operations are those needed with the masked-row saving, and three times as many with the gradient. A
+transformer block on r query rows takes 2(2 r d² + 2 r n d + 2 r d m). The feed-forward network
+takes 2(2 d m + m² + V m) a masked row and 2 d m a sequence. Where the kernel does fewer (it
+looks up the scores of a single block, and two of the feed-forward network's products, from tables
+of sites), that counts in its favour.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from gradient_problem import SEQUENCES, SITES, gradient_problem
+from measure import alternating, median_ratio, torch_threads
 
 from thermosphere import _core
-from thermosphere.models.feedforward import FeedForward
-from thermosphere.models.named import Model, named_model
+from thermosphere.models.masked_sites import MaskedSites
+from thermosphere.models.named import NAMES, Model
 from thermosphere.models.potential import MaskedLanguagePotential
-from thermosphere.ops.minibatch import Minibatch, draw_minibatch
-from thermosphere.proteins.dataset import MaskedSequences, mask_sequences
+from thermosphere.models.transformer import Transformer
+from thermosphere.proteins.dataset import mask_sequences
 
-SEQUENCES, DRAWN, ROUNDS = 1_000, 64, 30
-
-
-def make_sequences() -> MaskedSequences:
-    tokens = np.random.default_rng(0).integers(0, 20, (SEQUENCES, 86), dtype=np.uint8)
-    return mask_sequences(tokens, 0.15, seed=0)
+SECONDS, FORWARD_SEQUENCES, PEAK_ROUNDS = 4.0, 13_000, 50_000
 
 
-def needed_operations(model: Model, sequences: MaskedSequences, batch: Minibatch) -> float:
-    used = batch.indices[batch.weights > 0].numpy()
-    masked = float(sequences.masked[used].sum())
+def needed_operations(model: Model, masked: float, sequences: int) -> float:
+    """Forward, `masked` masked rows in `sequences` sequences."""
     n, d, m = model.length, model.embedding, model.hidden
-    if isinstance(model, FeedForward):
-        return 3 * 2 * (masked * (2 * d * m + m * m + model.tokens * m) + len(used) * d * m)
+    if not isinstance(model, Transformer):
+        return 2 * masked * (2 * d * m + m * m + model.tokens * m) + 2 * sequences * d * m
 
     def block(rows: float) -> float:
         return 2 * (2 * rows * d * d + 2 * rows * n * d + 2 * rows * d * m)
 
-    return 3 * ((model.blocks - 1) * block(float(len(used) * n)) + block(masked))
+    return (model.blocks - 1) * block(float(sequences * n)) + block(masked)
 
 
-def seconds(call: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    call()
-    return time.perf_counter() - begun
+def on_threads(threads: int, call: Callable[[], object]) -> Callable[[], None]:
+    def run() -> None:
+        with torch_threads(threads):
+            call()
+
+    return run
 
 
-def peak_rate() -> float:
-    """Floating-point operations a second of one core's vector multiply-adds, on the instruction set
-    in use."""
-    return max(
-        _core.fma_operations(200_000) / seconds(lambda: _core.fma_operations(200_000))
-        for _ in range(5)
-    )
+def measured(call: Callable[[], object]) -> tuple[dict[int, float], float, float]:
+    """Median seconds on one and two threads, the ratio of the two, and the peak of a core."""
+    calls: dict[str, Callable[[], object]] = {
+        "1": on_threads(1, call),
+        "2": on_threads(2, call),
+        "peak": lambda: _core.fma_operations(PEAK_ROUNDS),
+    }
+    once = sum(t[0] for t in alternating(calls, 1).values())
+    times = alternating(calls, max(7, min(200, int(SECONDS / once))))
+    operations = _core.fma_operations(1) * PEAK_ROUNDS
+    median = {threads: statistics.median(times[str(threads)]) for threads in (1, 2)}
+    return median, median_ratio(times["1"], times["2"]), operations / min(times["peak"])
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("name", ["tf1", "tf1-small", "tf4-small", "tf4", "ff"])
-def test_encoder_gradient(benchmark, capsys, name: str, threads: int) -> None:
-    model = named_model(name)
-    sequences = make_sequences()
-    fused = MaskedLanguagePotential(model, sequences, backend="fused")
-    plain = MaskedLanguagePotential(model, sequences, backend="autograd")
-    weights = model.initial(1, torch.Generator().manual_seed(0))
-    batch = draw_minibatch(
-        seed=0, step=0, chain_ids=torch.zeros(1, dtype=torch.int64), batch=DRAWN, examples=SEQUENCES
-    )
-
-    # Right before fast: every tensor of both, against float64.
-    loss, exact = plain(weights.double(), batch)
-    expected = model.layout.views(exact)
-    for potential in (fused, plain):
-        value, gradient = potential(weights, batch)
-        assert abs(float(value - loss)) < 1e-5 * float(loss)
-        for tensor, got in model.layout.views(gradient).items():
-            assert float((got - expected[tensor]).norm() / expected[tensor].norm()) < 1e-4, tensor
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        for potential in (fused, plain):
-            potential(weights, batch)
-        times: dict[str, list[float]] = {"fused": [], "autograd": [], "peak": []}
-        for _ in range(ROUNDS // 3 if name.startswith("tf4") else ROUNDS):
-            times["fused"].append(seconds(lambda: fused(weights, batch)))
-            times["autograd"].append(seconds(lambda: plain(weights, batch)))
-        peak = peak_rate()
-        benchmark.pedantic(lambda: fused(weights, batch), rounds=10, warmup_rounds=1)
-    finally:
-        torch.set_num_threads(before)
-    median = statistics.median(times["fused"])
-    ratio = statistics.median(a / f for a, f in zip(times["autograd"], times["fused"], strict=True))
-    rate = needed_operations(model, sequences, batch) / median
-    benchmark.extra_info.update(
-        ms=1e3 * median,
-        gflops=rate / 1e9,
+def report(
+    benchmark: object,
+    capsys: pytest.CaptureFixture[str],
+    what: str,
+    operations: float,
+    call: Callable[[], object],
+) -> None:
+    median, scaling, peak = measured(call)
+    share = {threads: operations / t / (threads * peak) for threads, t in median.items()}
+    benchmark.extra_info.update(  # type: ignore[attr-defined]
+        ms={threads: 1e3 * t for threads, t in median.items()},
+        gflops={threads: operations / t / 1e9 for threads, t in median.items()},
         peak_gflops=peak / 1e9,
-        peak_share=rate / (threads * peak),
-        autograd_ratio=ratio,
+        peak_share=share,
+        thread_scaling=scaling,
         isa=_core.isa_chosen(),
         backend=_core.parallel_backend(),
     )
     with capsys.disabled():
         print(
-            f"\nencoder_gradient {name}, {threads} thread(s), {_core.isa_chosen()}: "
-            f"{1e3 * median:.2f} ms, {rate / 1e9:.0f} GFLOP/s, "
-            f"{100 * rate / (threads * peak):.0f} % of {threads} × {peak / 1e9:.0f}; "
-            f"PyTorch autograd, masked rows too, {ratio:.1f}×"
+            f"\n{what}, {_core.isa_chosen()}, peak {peak / 1e9:.0f} GFLOP/s a core: "
+            + "; ".join(
+                f"{threads} thread(s) {1e3 * median[threads]:.2f} ms, "
+                f"{operations / median[threads] / 1e9:.0f} GFLOP/s, {100 * share[threads]:.0f} %"
+                for threads in (1, 2)
+            )
+            + f"; two over one {scaling:.2f}×"
         )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_encoder_gradient(benchmark, capsys, name: str) -> None:
+    problem = gradient_problem(name)
+    model, batch = problem.model, problem.batch
+    potential = MaskedLanguagePotential(model, problem.sites, backend="fused")
+    loss, gradient = potential(problem.weights, batch)
+    problem.hold("fused", float(loss), gradient[0])
+
+    used = batch.indices[batch.weights > 0]
+    masked = float(problem.sites.count[used].sum())
+    operations = 3 * needed_operations(model, masked, len(used))
+    report(
+        benchmark,
+        capsys,
+        f"encoder_gradient {name}",
+        operations,
+        lambda: potential(problem.weights, batch),
+    )
+    benchmark.pedantic(lambda: potential(problem.weights, batch), rounds=10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_encoder_forward(benchmark, capsys, name: str) -> None:
+    problem = gradient_problem(name)
+    model = problem.model
+    tokens = np.random.default_rng(1).integers(0, 20, (FORWARD_SEQUENCES, SITES), dtype=np.uint8)
+    sites = MaskedSites(mask_sequences(tokens, 0.15, seed=1))
+    potential = MaskedLanguagePotential(model, sites, backend="fused")
+    exact = MaskedLanguagePotential(model, sites, backend="autograd")
+    part = MaskedSites(mask_sequences(tokens, 0.15, seed=1).subset(slice(SEQUENCES)))
+    got = potential.evaluate(problem.weights, part)
+    expected = exact.evaluate(problem.weights.double(), part)
+    assert abs(float(got[0] / expected[0]) - 1) < 1e-5
+    assert abs(float(got[1] - expected[1])) < 1e-3  # a near tie may fall either way
+
+    operations = needed_operations(model, float(sites.count.sum()), FORWARD_SEQUENCES)
+    report(
+        benchmark,
+        capsys,
+        f"encoder_forward {name}, {FORWARD_SEQUENCES:,} sequences",
+        operations,
+        lambda: potential.evaluate(problem.weights),
+    )
+    benchmark.pedantic(lambda: potential.evaluate(problem.weights), rounds=2)

@@ -5,12 +5,12 @@ pytest benchmarks --benchmark-only
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import pytest
 import torch
+from measure import seconds, torch_threads
 
 from thermosphere import _core
 from thermosphere.ops.langevin_step import (
@@ -65,13 +65,12 @@ def eager_step(arrays: Arrays, noise: torch.Tensor, norm2: float) -> None:
 def best_seconds(run: Callable[[], object], repeats: int, rounds: int = 15) -> float:
     """Of the fastest round: a neighbour on the machine can only add time."""
     run()
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
+
+    def several() -> None:
         for _ in range(repeats):
             run()
-        times.append((time.perf_counter() - start) / repeats)
-    return min(times)
+
+    return min(seconds(several) for _ in range(rounds)) / repeats
 
 
 def error_in_units(got: Arrays, expected: object, arrays: Arrays, noise: torch.Tensor) -> float:
@@ -87,19 +86,14 @@ def error_in_units(got: Arrays, expected: object, arrays: Arrays, noise: torch.T
     return max(float(ratio.nan_to_num(nan=torch.inf).max()) for ratio in ratios)
 
 
-@pytest.fixture
-def torch_threads() -> Iterator[Callable[[int], None]]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    with torch_threads(request.param):
+        yield request.param
 
 
-@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("parameters", [168_853, 8_107])
-def test_langevin_step(
-    benchmark, capsys, torch_threads: Callable[[int], None], parameters: int, threads: int
-) -> None:
-    torch_threads(threads)
+def test_langevin_step(benchmark, capsys, parameters: int, threads: int) -> None:
     start = make_arrays(parameters)
     norm2 = float((start.weights.double() ** 2).sum())
     workspace = StepWorkspace(1, parameters)
@@ -148,19 +142,19 @@ def test_langevin_step(
     benchmark.pedantic(
         lambda: [fused(ours, metric, chain_ids) for _ in range(repeats)], rounds=15, warmup_rounds=2
     )
-    seconds = benchmark.stats.stats.min / repeats
+    ours_seconds = benchmark.stats.stats.min / repeats
     limit = copy * BYTES / 8
     benchmark.extra_info.update(
-        ns_per_element=1e9 * seconds / parameters,
-        eager_ratio=eager / seconds,
-        bandwidth_share=limit / seconds,
+        ns_per_element=1e9 * ours_seconds / parameters,
+        eager_ratio=eager / ours_seconds,
+        bandwidth_share=limit / ours_seconds,
         isa=_core.isa_chosen(),
         backend=_core.parallel_backend(),
     )
     with capsys.disabled():
         print(
             f"\nlangevin_step N = {parameters:,}, {threads} thread(s), {_core.isa_chosen()}, "
-            f"{_core.parallel_backend()}: {1e9 * seconds / parameters:.2f} ns per element; "
-            f"eager PyTorch {1e9 * eager / parameters:.2f} ({eager / seconds:.1f}×); "
-            f"{100 * limit / seconds:.0f} % of a copy's bandwidth"
+            f"{_core.parallel_backend()}: {1e9 * ours_seconds / parameters:.2f} ns per element; "
+            f"eager PyTorch {1e9 * eager / parameters:.2f} ({eager / ours_seconds:.1f}×); "
+            f"{100 * limit / ours_seconds:.0f} % of a copy's bandwidth"
         )

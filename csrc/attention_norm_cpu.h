@@ -1,13 +1,13 @@
-// One sequence's attention, keys and values X (n×d), queries Q (r×d):
+// One sequence's attention at r of its rows, keys and values X (n×d), and the norm after it:
 //
-//   S = Q Xᵀ / √d,  A = softmax over keys,  O = A X          (the projections around it are whole-batch
-//   products)
+//   Q = X_rows Wqkᵀ,  S = Q Xᵀ / √d,  A = softmax over keys,  O = A X,  Y = LN(X_rows + O Wvoᵀ)
 //
-// Kept transposed, Aᵀ (n × r): the softmax runs down columns, sixteen queries at a time, with no sum across a
-// vector.
+// Rows are padded (wide = padded(d)). A is kept transposed, Aᵀ (n × r): the softmax runs down columns,
+// sixteen queries at a time, with no sum across a vector.
 #pragma once
 
-#include "gemm_tile.h"
+#include "layer_norm_cpu.h"
+#include "packed_weights_cpu.h"
 
 namespace thermosphere {
 namespace {
@@ -42,15 +42,20 @@ static void softmax_columns(int n, int width, float* a) {
   }
 }
 
-// queries (r×d) at stride `row`, x (n×d) -> attention Aᵀ (n × padded(r)), out (r×d) at stride `row`. `work`:
-// d × padded(r).
-static void attention(int r, int n, int d, const float* queries, ptrdiff_t row, const float* x,
-                      ptrdiff_t x_row, float* attention_t, float* out, float* work) {
+// queries (r×d) at stride `row`, x (n×d) -> Aᵀ (n × padded(r)). `work`: d × padded(r).
+static void attention_matrix(int r, int n, int d, const float* queries, ptrdiff_t row, const float* x,
+                             ptrdiff_t x_row, float* attention_t, float* work) {
   const int width = padded(r);
   transpose(r, d, queries, row, 1.0f / __builtin_sqrtf(static_cast<float>(d)), work);
   multiply(n, width, d, rows_of(x, x_row), plain(work, width), attention_t, width);
   softmax_columns(n, width, attention_t);
-  multiply(r, padded(d), n, transposed(attention_t, width), plain(x, x_row), out, row);
+}
+
+// The same, and out = A X (r×d) at stride `row`.
+static void attention(int r, int n, int d, const float* queries, ptrdiff_t row, const float* x,
+                      ptrdiff_t x_row, float* attention_t, float* out, float* work) {
+  attention_matrix(r, n, d, queries, row, x, x_row, attention_t, work);
+  multiply(r, padded(d), n, transposed(attention_t, padded(r)), plain(x, x_row), out, row);
 }
 
 // From dO (r×d): dQ (r×d) and dX (n×d), both overwritten. `work`: d × padded(r) + n × padded(r).
@@ -76,6 +81,57 @@ static void attention_backward(int r, int n, int d, const float* queries, ptrdif
   multiply(r, wide, n, transposed(score_slope, width), plain(x, x_row), query_slope, row);
   multiply(n, wide, r, rows_of(attention_t, width), plain(out_slope, row), x_slope, x_row);
   multiply_add(n, wide, r, rows_of(score_slope, width), plain(queries, row), x_slope, x_row);
+}
+
+// Y = LN(X + O Wvoᵀ) for r rows; x̂ in `normal`, 1/σ in `deviation`.
+static void value_norm(int r, int d, const PackedWeights& w, const AttentionNormTensors& t, const float* x,
+                       const float* mixed, float* normal, float* deviation, float* y) {
+  const int wide = padded(d);
+  multiply(r, wide, d, rows_of(mixed, wide), w.forward(t.value_output), normal, wide);
+  for (ptrdiff_t i = 0; i < static_cast<ptrdiff_t>(r) * wide; i += lanes)
+    store(normal + i, load(normal + i) + load(x + i));
+  layer_norm(r, d, w.mask, w.vector(t.gain), w.vector(t.bias), normal, wide, deviation, y);
+}
+
+// From dY in `slope`: dO, and the residual's share of dX in `slope`.
+static void value_norm_backward(int r, int d, const PackedWeights& w, const AttentionNormTensors& t,
+                                const float* mixed, const float* normal, const float* deviation, float* slope,
+                                float* mixed_slope) {
+  const int wide = padded(d);
+  layer_norm_backward(r, d, w.vector(t.gain), normal, deviation, slope, wide, w.slope(t.gain),
+                      w.slope(t.bias));
+  multiply_add(d, wide, r, transposed(slope, wide), plain(mixed, wide), w.slope(t.value_output), wide);
+  multiply(r, wide, d, rows_of(slope, wide), w.backward(t.value_output), mixed_slope, wide);
+}
+
+// What backward reads.
+struct AttentionNormState {
+  float *queries, *mixed, *normal;  // Q, O, x̂: r × wide
+  float* attention;                 // Aᵀ: n × padded(r)
+  float* deviation;                 // 1/σ: r
+};
+
+// `work`: d × padded(r).
+static void attention_norm(int r, int n, int d, const PackedWeights& w, const AttentionNormTensors& t,
+                           const float* x_rows, const float* x, const AttentionNormState& s, float* y,
+                           float* work) {
+  const int wide = padded(d);
+  multiply(r, wide, d, rows_of(x_rows, wide), w.forward(t.query_key), s.queries, wide);
+  attention(r, n, d, s.queries, wide, x, wide, s.attention, s.mixed, work);
+  value_norm(r, d, w, t, x_rows, s.mixed, s.normal, s.deviation, y);
+}
+
+// From dY in `slope`: what reaches X as keys and values in `x_slope` (n × wide, overwritten), what reaches
+// X_rows as queries and residual in `slope`. mixed_slope, query_slope: r × wide; work: (d + n) × padded(r).
+static void attention_norm_backward(int r, int n, int d, const PackedWeights& w,
+                                    const AttentionNormTensors& t, const float* x_rows, const float* x,
+                                    const AttentionNormState& s, float* slope, float* x_slope,
+                                    float* mixed_slope, float* query_slope, float* work) {
+  const int wide = padded(d);
+  value_norm_backward(r, d, w, t, s.mixed, s.normal, s.deviation, slope, mixed_slope);
+  attention_backward(r, n, d, s.queries, wide, x, wide, s.attention, mixed_slope, query_slope, x_slope, work);
+  multiply_add(d, wide, r, transposed(query_slope, wide), plain(x_rows, wide), w.slope(t.query_key), wide);
+  multiply_add(r, wide, d, rows_of(query_slope, wide), w.backward(t.query_key), slope, wide);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "bindings_layers.h"
 #include "encoder_gradient.h"
 #include "isa.h"
 #include "langevin_burst.h"
@@ -304,4 +305,6 @@ PYBIND11_MODULE(_core, m) {
       py::arg("proposal"), py::arg("partial_sums"), py::arg("multiplier"), py::arg("reachable"),
       py::arg("kinetic_energy"), py::arg("loss_sums"), py::arg("completed"), py::arg("seed"), py::arg("step"),
       py::arg("moves"), py::arg("threads"));
+
+  bind_layers(m);
 }

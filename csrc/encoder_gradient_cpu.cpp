@@ -3,15 +3,14 @@
 // gradients are added in group order: the same bits for any thread count. With at least as many chains as
 // threads a chain stays on one core.
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
-#include <new>
 #include <vector>
 
+#include "arena.h"
 #include "encoder_layout.h"
 #include "isa.h"
 #include "parallel.h"
+#include "partial_sums.h"
 
 namespace thermosphere {
 namespace {
@@ -21,23 +20,6 @@ constexpr int64_t group_sequences =
     16;  // fewer than this a group and the extra partial gradient costs more than it saves
 
 int64_t group_count(int64_t batch) { return std::clamp<int64_t>(batch / group_sequences, 1, groups_max); }
-
-struct Free {
-  void operator()(float* p) const { std::free(p); }
-};
-
-// Scratch of this thread, kept between calls.
-float* thread_arena(ptrdiff_t floats) {
-  thread_local std::unique_ptr<float, Free> arena;
-  thread_local ptrdiff_t size = 0;
-  if (size < floats) {
-    arena.reset(
-        static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>((floats * 4 + 63) / 64 * 64))));
-    if (!arena) throw std::bad_alloc();
-    size = floats;
-  }
-  return arena.get();
-}
 
 // Position in the batch where group g of `groups` begins: equal shares of the masked rows.
 std::vector<int64_t> group_bounds(const EncoderCall& call, int64_t chain, int64_t groups) {
@@ -54,21 +36,6 @@ std::vector<int64_t> group_bounds(const EncoderCall& call, int64_t chain, int64_
   bounds.front() = 0;
   bounds.back() = call.batch;
   return bounds;
-}
-
-// out (flat) = Σ_g partial_g over an eighth of each tensor's rows.
-void add_groups(const EncoderTensor& t, const float* partial, ptrdiff_t stride, int64_t groups,
-                int64_t eighth, float* flat) {
-  const int width = encoder_padded(t.columns);
-  for (int64_t i = t.rows * eighth / 8; i < t.rows * (eighth + 1) / 8; ++i) {
-    float* out = flat + t.flat + i * t.row;
-    const float* in = partial + t.gradient + i * width;
-    for (int j = 0; j < t.columns; ++j) {
-      float sum = in[j];
-      for (int64_t g = 1; g < groups; ++g) sum += in[g * stride + j];
-      out[j] = sum;
-    }
-  }
 }
 
 }  // namespace
@@ -95,7 +62,8 @@ static ptrdiff_t feedforward_floats(const EncoderShape& s) {
 }
 
 ptrdiff_t encoder_arena_floats(const EncoderShape& s) {
-  return s.network == EncoderNetwork::feedforward ? feedforward_floats(s) : transformer_floats(s);
+  const ptrdiff_t gaps = arena_gap * (12 * s.blocks + 40);  // no more arrays than that
+  return gaps + (s.network == EncoderNetwork::feedforward ? feedforward_floats(s) : transformer_floats(s));
 }
 
 int64_t encoder_work_floats(const EncoderShape& shape, int64_t chains, bool gradient) {
@@ -159,11 +127,11 @@ void encoder_gradient(const EncoderCall& call, int threads) {
                    partials + c * groups * partial_stride, partial_stride, groups,
                    thread_arena(arena_floats));
   });
-  parallel_for(call.chains * 8, threads, [&](int64_t task) {
-    const int64_t c = task / 8;
+  parallel_for(call.chains * sum_pieces, threads, [&](int64_t task) {
+    const int64_t c = task / sum_pieces;
     encoder_tensors(at, call.shape, [&](const EncoderTensor& t) {
-      add_groups(t, partials + c * groups * partial_stride, partial_stride, groups, task % 8,
-                 call.gradient + c * call.parameters);
+      add_partials(t, partials + c * groups * partial_stride, partial_stride, groups, task % sum_pieces,
+                   call.gradient + c * call.parameters + t.flat);
     });
   });
 }

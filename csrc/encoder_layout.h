@@ -1,26 +1,21 @@
-// Where each tensor of the model lies: in the flat vector, in the packed weights (what products read) and in
-// the padded gradient (what products write). One walk over the tensors serves packing, gradient and
-// reduction.
+// Where each tensor of a whole model lies. One walk over the tensors serves packing, gradient and reduction.
 #pragma once
 
 #include "encoder_gradient.h"
+#include "encoder_tensor.h"
 
 namespace thermosphere {
-
-// One tensor (rows × columns) of the flat vector; a vector has one row.
-struct EncoderTensor {
-  int rows, columns;
-  int row;             // floats from a row to the next in the flat vector
-  ptrdiff_t flat;      // offset in the flat vector
-  ptrdiff_t gradient;  // offset in the padded gradient, rows of padded(columns)
-  ptrdiff_t forward;   // packed Wᵀ (columns × rows) in panels of 32, for x Wᵀ; vectors and the embedding:
-                       // padded rows
-  ptrdiff_t backward;  // packed W (rows × columns) in panels of 32, for dy W; -1 where none is needed
-};
 
 struct EncoderBlock {
   EncoderTensor query_key, value_output, gain1, bias1, weight1, hidden_bias, weight2, out_bias, gain2, bias2;
 };
+
+static inline AttentionNormTensors attention_norm_of(const EncoderBlock& b) {
+  return {b.query_key, b.value_output, b.gain1, b.bias1};
+}
+static inline FeedforwardNormTensors feedforward_norm_of(const EncoderBlock& b) {
+  return {b.weight1, b.hidden_bias, b.weight2, b.out_bias, b.gain2, b.bias2};
+}
 
 // Z W1ᵀ of the feed-forward network is two products, U with the first half of W1's columns and g with the
 // second.
@@ -78,26 +73,6 @@ static inline int encoder_pack_sequences(const EncoderShape& s) {
 }
 // Most rows a pack can have: one sequence with every site masked, or 64.
 static inline int encoder_pack_rows(const EncoderShape& s) { return s.length > 64 ? s.length : 64; }
-
-static inline int encoder_padded(int size) { return (size + 15) / 16 * 16; }
-static inline ptrdiff_t encoder_panels(int depth, int columns) {
-  return static_cast<ptrdiff_t>(depth) * ((columns + 31) / 32 * 32);
-}
-
-static inline EncoderTensor encoder_place(EncoderLayout& at, int rows, int columns, bool product) {
-  EncoderTensor t{rows, columns, columns, at.parameters, at.gradient_floats, at.packed_floats, -1};
-  const ptrdiff_t padded = static_cast<ptrdiff_t>(rows) * encoder_padded(columns);
-  at.parameters += static_cast<ptrdiff_t>(rows) * columns;
-  at.gradient_floats += padded;
-  if (product) {
-    at.packed_floats += encoder_panels(columns, rows);
-    t.backward = at.packed_floats;
-    at.packed_floats += encoder_panels(rows, columns);
-  } else {
-    at.packed_floats += padded;
-  }
-  return t;
-}
 
 static inline void encoder_place_transformer(EncoderLayout& at, const EncoderShape& s) {
   const int d = s.embedding, m = s.hidden;
@@ -235,6 +210,11 @@ struct EncoderKernels {
   // Does `rounds` × 12 independent vector multiply-adds and returns the floating-point operations done: what
   // benchmarks divide by.
   double (*peak)(int64_t rounds, float* sink);
+  // Of a transformer: adds Aᵀ of each block of sequences [first, last) of tokens (S, n) to sums (L × n ×
+  // padded n).
+  void (*add_attention)(const EncoderLayout&, const EncoderShape&, const PositionalCodes&,
+                        const float* packed, const uint8_t* tokens, int64_t first, int64_t last, float* arena,
+                        double* sums);
 };
 
 extern const EncoderKernels encoder_kernels_baseline;

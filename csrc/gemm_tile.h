@@ -119,5 +119,14 @@ THERMOSPHERE_ALWAYS Left rows_of(const float* data, ptrdiff_t row) { return Left
 THERMOSPHERE_ALWAYS Left transposed(const float* data, ptrdiff_t row) { return Left{data, 1, row}; }
 THERMOSPHERE_ALWAYS Right plain(const float* data, ptrdiff_t row) { return Right{data, row, 32}; }
 
+// out += column sums of a (rows × width).
+[[maybe_unused]] static void add_columns(int rows, int width, const float* a, ptrdiff_t row, float* out) {
+  for (int j = 0; j < width; j += lanes) {
+    Vec total{};
+    for (int i = 0; i < rows; ++i) total += load(a + i * row + j);
+    store(out + j, load(out + j) + total);
+  }
+}
+
 }  // namespace
 }  // namespace thermosphere

@@ -1,5 +1,6 @@
 #include "isa.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <stdexcept>
 
@@ -10,10 +11,15 @@ struct Isa {
   const char* name;
   const LangevinStepKernels* langevin_step;
   const EncoderKernels* encoder;
+  LayerKernels layers;
 };
 
+#define THERMOSPHERE_LAYERS(isa) \
+  {attention_norm_kernels_##isa, feedforward_norm_kernels_##isa, masked_cross_entropy_kernels_##isa}
+
 std::vector<Isa> detect() {
-  std::vector<Isa> found{{"baseline", &langevin_step_kernels_baseline, &encoder_kernels_baseline}};
+  std::vector<Isa> found{{"baseline", &langevin_step_kernels_baseline, &encoder_kernels_baseline,
+                          THERMOSPHERE_LAYERS(baseline)}};
 #if defined(THERMOSPHERE_X86_64)
   __builtin_cpu_init();
   const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
@@ -21,8 +27,10 @@ std::vector<Isa> detect() {
   const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                   __builtin_cpu_supports("avx512vl");
-  if (v3) found.push_back({"x86-64-v3", &langevin_step_kernels_v3, &encoder_kernels_v3});
-  if (v4) found.push_back({"x86-64-v4", &langevin_step_kernels_v4, &encoder_kernels_v4});
+  if (v3)
+    found.push_back({"x86-64-v3", &langevin_step_kernels_v3, &encoder_kernels_v3, THERMOSPHERE_LAYERS(v3)});
+  if (v4)
+    found.push_back({"x86-64-v4", &langevin_step_kernels_v4, &encoder_kernels_v4, THERMOSPHERE_LAYERS(v4)});
 #endif
   return found;
 }
@@ -41,8 +49,9 @@ const Isa& find(const std::string& name) {
   throw std::invalid_argument("instruction set: expected one of " + names + ", got " + name);
 }
 
-const Isa*& chosen() {
-  static const Isa* isa = [] {
+// Atomic: a call may run, without the interpreter's lock, while another thread chooses.
+std::atomic<const Isa*>& chosen() {
+  static std::atomic<const Isa*> isa = [] {
     const char* name = std::getenv("THERMOSPHERE_ISA");
     return name != nullptr && *name != '\0' ? &find(name) : &available().back();
   }();
@@ -57,12 +66,14 @@ std::vector<std::string> isa_available() {
   return names;
 }
 
-std::string isa_chosen() { return chosen()->name; }
+std::string isa_chosen() { return chosen().load()->name; }
 
 void isa_choose(const std::string& name) { chosen() = &find(name); }
 
-const LangevinStepKernels& langevin_step_kernels() { return *chosen()->langevin_step; }
+const LangevinStepKernels& langevin_step_kernels() { return *chosen().load()->langevin_step; }
 
-const EncoderKernels& encoder_kernels() { return *chosen()->encoder; }
+const EncoderKernels& encoder_kernels() { return *chosen().load()->encoder; }
+
+const LayerKernels& layer_kernels() { return chosen().load()->layers; }
 
 }  // namespace thermosphere

@@ -7,6 +7,7 @@
 
 #include "encoder_layout.h"
 #include "langevin_step_kernel.h"
+#include "layer_kernels.h"
 
 namespace thermosphere {
 
@@ -15,5 +16,6 @@ std::string isa_chosen();
 void isa_choose(const std::string& name);  // throws std::invalid_argument
 const LangevinStepKernels& langevin_step_kernels();
 const EncoderKernels& encoder_kernels();
+const LayerKernels& layer_kernels();
 
 }  // namespace thermosphere

@@ -68,14 +68,5 @@ static void layer_norm_backward(int rows, int size, const float* gain, const flo
   }
 }
 
-// out += column sums of a (rows × width).
-static void add_columns(int rows, int width, const float* a, ptrdiff_t row, float* out) {
-  for (int j = 0; j < width; j += lanes) {
-    Vec total{};
-    for (int i = 0; i < rows; ++i) total += load(a + i * row + j);
-    store(out + j, load(out + j) + total);
-  }
-}
-
 }  // namespace
 }  // namespace thermosphere

@@ -1,8 +1,8 @@
-// Cross-entropy of the masked rows (Eq. 26-27 of arXiv 2603.29529) and whether the most likely residue is
-// wrong (Eq. 28-30).
+// Logits of the masked rows, their cross-entropy (Eq. 26-27 of arXiv 2603.29529) and whether the
+// most likely residue is wrong (Eq. 28-30).
 #pragma once
 
-#include "gemm_tile.h"
+#include "packed_weights_cpu.h"
 
 namespace thermosphere {
 namespace {
@@ -16,15 +16,20 @@ static RowLoss masked_cross_entropy(int rows, int tokens, const int32_t* targets
                                     float* logits, ptrdiff_t row) {
   const int width = padded(tokens);
   RowLoss total{0.0, 0.0};
+  IntVec lane{};
+  for (int j = 0; j < lanes; ++j) lane[j] = j;
   for (int i = 0; i < rows; ++i) {
     float* x = logits + i * row;
     const float truth = x[targets[i]];
-    for (int j = tokens; j < width; ++j) x[j] = -1e30f;
-    Vec top = load(x);
-    for (int j = lanes; j < width; j += lanes) top = larger(top, load(x + j));
+    Vec top = splat(-1e30f);
+    for (int j = 0; j < width; j += lanes) {
+      const Vec real = lane + j < tokens ? load(x + j) : splat(-1e30f);
+      store(x + j, real);
+      top = larger(top, real);
+    }
     const float most = largest(top);
-    int best = 0;
-    while (x[best] != most && best < tokens - 1) ++best;
+    bool right = truth == most;  // and the first of equal ones
+    for (int j = 0; right && j < targets[i]; ++j) right = x[j] != most;
     Vec partial{};
     for (int j = 0; j < width; j += lanes) {
       const Vec e = exp_nonpositive(load(x + j) - most);
@@ -35,12 +40,38 @@ static RowLoss masked_cross_entropy(int rows, int tokens, const int32_t* targets
     const double w = weights[i];
     total.loss += w * (static_cast<double>(most) - static_cast<double>(truth) +
                        __builtin_log(static_cast<double>(partition)));
-    total.error += best == targets[i] ? 0.0 : w;
+    total.error += right ? 0.0 : w;
     const float share = weights[i] / partition;
     for (int j = 0; j < width; j += lanes) store(x + j, load(x + j) * share);
     x[targets[i]] -= weights[i];
   }
   return total;
+}
+
+// logits = X Woutᵀ + bout (rows × padded(V)) of rows of X `x_row` floats apart, and their loss; `logits` then
+// holds the slope.
+static RowLoss output_cross_entropy(int rows, int tokens, const PackedWeights& w, const HeadTensors& t,
+                                    const float* x, ptrdiff_t x_row, const int32_t* targets,
+                                    const float* weights, float* logits) {
+  const int classes = padded(tokens);
+  multiply(rows, classes, t.output.columns, rows_of(x, x_row), w.forward(t.output), logits, classes);
+  const float* bias = w.vector(t.output_bias);
+  for (int i = 0; i < rows; ++i)
+    for (int k = 0; k < classes; k += lanes) {
+      float* at = logits + static_cast<ptrdiff_t>(i) * classes + k;
+      store(at, load(at) + load(bias + k));
+    }
+  return masked_cross_entropy(rows, tokens, targets, weights, logits, classes);
+}
+
+// From the slope of the logits to dX, overwritten, its rows as far apart as X's.
+static void output_backward(int rows, int tokens, const PackedWeights& w, const HeadTensors& t,
+                            const float* x, ptrdiff_t x_row, const float* logit_slope, float* x_slope) {
+  const int classes = padded(tokens), wide = padded(t.output.columns);
+  multiply_add(tokens, wide, rows, transposed(logit_slope, classes), plain(x, x_row), w.slope(t.output),
+               wide);
+  add_columns(rows, classes, logit_slope, classes, w.slope(t.output_bias));
+  multiply(rows, wide, tokens, rows_of(logit_slope, classes), w.backward(t.output), x_slope, x_row);
 }
 
 }  // namespace

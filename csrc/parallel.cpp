@@ -4,6 +4,7 @@
 #include "parallel.h"
 
 #include <dlfcn.h>
+#include <pthread.h>
 #if defined(__linux__)
 #include <link.h>
 #endif
@@ -12,6 +13,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -24,6 +26,11 @@ struct Runtime {
   GompParallel parallel = nullptr;
   std::string name = "std::thread";
 };
+
+// libgomp does not survive fork: a child would wait for ever for workers that were not copied into it. So
+// there the work goes to std::thread.
+std::atomic<bool> forked{false};
+[[maybe_unused]] const int fork_watch = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
 #if defined(__linux__)
 // dl_iterate_phdr: the first loaded OpenMP runtime.
@@ -62,6 +69,8 @@ const Runtime& runtime() {
   return found;
 }
 
+bool has_openmp() { return runtime().parallel != nullptr && !forked; }
+
 struct Team {
   std::atomic<int> next_share{0};
   int shares;
@@ -89,17 +98,21 @@ void parallel_for(int64_t tasks, int threads, void (*body)(void*, int64_t), void
     return;
   }
   Team team{.shares = shares, .tasks = tasks, .body = body, .context = context};
-  if (runtime().parallel != nullptr) {
+  if (has_openmp()) {
     runtime().parallel(work, &team, static_cast<unsigned>(shares), 0);
     return;
   }
   std::vector<std::thread> others;
   others.reserve(static_cast<size_t>(shares) - 1);
-  for (int i = 1; i < shares; ++i) others.emplace_back(work, &team);
+  try {
+    for (int i = 1; i < shares; ++i) others.emplace_back(work, &team);
+  } catch (const std::system_error&) {
+    // No more threads to be had: those there are take all shares.
+  }
   work(&team);
   for (std::thread& other : others) other.join();
 }
 
-std::string parallel_backend() { return runtime().name; }
+std::string parallel_backend() { return has_openmp() ? runtime().name : "std::thread"; }
 
 }  // namespace thermosphere

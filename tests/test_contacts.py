@@ -13,6 +13,7 @@ from thermosphere.analysis.contacts import (
     precision_at_l_tolerant,
     random_precision_at_l,
 )
+from thermosphere.models.feedforward import FeedForward
 from thermosphere.models.transformer import Transformer
 from thermosphere.proteins.dataset import MaskedSequences
 
@@ -159,7 +160,8 @@ def test_bad_input_is_refused(attention, contacts, options, message) -> None:
         precision_at_l_tolerant(attention, contacts, **options)
 
 
-def test_mean_attention_equals_a_plain_loop() -> None:
+@pytest.mark.parametrize("backend", ["auto", "fused", "autograd"])
+def test_mean_attention_equals_a_plain_loop(backend: str) -> None:
     generator = torch.Generator().manual_seed(4)
     model = Transformer("tiny", blocks=2, embedding=6, hidden=8, length=9)
     weights = torch.randn(3, model.layout.size, generator=generator)
@@ -167,7 +169,7 @@ def test_mean_attention_equals_a_plain_loop() -> None:
     masked = np.zeros((11, 9), bool)
     masked[:, 2] = True
     sequences = MaskedSequences(tokens, masked)
-    found = mean_attention(model, weights, sequences, chunk=4)
+    found = mean_attention(model, weights, sequences, chunk=4, backend=backend)
     assert found.shape == (3, 2, 9, 9)
     assert found.dtype == np.float64
     for draw in range(3):
@@ -183,7 +185,8 @@ def test_mean_attention_equals_a_plain_loop() -> None:
     assert found.sum(axis=(2, 3)) == pytest.approx(np.full((3, 2), 9.0), rel=1e-5)
 
 
-def test_mean_attention_reads_masked_inputs() -> None:
+@pytest.mark.parametrize("backend", ["fused", "autograd"])
+def test_mean_attention_reads_masked_inputs(backend: str) -> None:
     generator = torch.Generator().manual_seed(5)
     model = Transformer("tiny", blocks=1, embedding=6, hidden=8, length=9)
     weights = torch.randn(1, model.layout.size, generator=generator)
@@ -191,17 +194,36 @@ def test_mean_attention_reads_masked_inputs() -> None:
     masked = np.zeros((6, 9), bool)
     masked[:, 4] = True
     sequences = MaskedSequences(tokens, masked)
-    found = mean_attention(model, weights, sequences)
+    found = mean_attention(model, weights, sequences, backend=backend)
     altered = tokens.copy()
     altered[:, 4] = (altered[:, 4] + 1) % 20  # true residues under the mask must not matter
-    assert np.array_equal(found, mean_attention(model, weights, MaskedSequences(altered, masked)))
+    changed = MaskedSequences(altered, masked)
+    assert np.array_equal(found, mean_attention(model, weights, changed, backend=backend))
 
 
 def test_mean_attention_refuses_bad_input() -> None:
     model = Transformer("tiny", blocks=1, embedding=6, hidden=8, length=9)
     sequences = MaskedSequences(np.zeros((2, 9), np.uint8), np.eye(9, dtype=bool)[:2])
     weights = torch.zeros(1, model.layout.size)
-    with pytest.raises(ValueError, match=r"weights must be \(K, N\)"):
+    with pytest.raises(ValueError, match=r"weights must be \(K, 479\), got \(479,\)"):
         mean_attention(model, weights[0], sequences)
+    with pytest.raises(ValueError, match=r"weights must be \(K, 479\), got \(1, 478\)"):
+        mean_attention(model, weights[:, 1:], sequences)
     with pytest.raises(ValueError, match="chunk must be at least 1"):
         mean_attention(model, weights, sequences, chunk=0)
+    with pytest.raises(ValueError, match="sequences must hold at least one"):
+        mean_attention(model, weights, sequences.subset(slice(0)))
+    with pytest.raises(ValueError, match="backend must be one of auto, fused, autograd, got 'x'"):
+        mean_attention(model, weights, sequences, backend="x")
+    with pytest.raises(ValueError, match=r"needs float32 weights, got torch.float64"):
+        mean_attention(model, weights.double(), sequences, backend="fused")
+    large = Transformer("large", blocks=1, embedding=200, hidden=8, length=9)
+    with pytest.raises(ValueError, match="'fused' does not serve large: embedding must be in"):
+        mean_attention(large, torch.zeros(1, large.layout.size), sequences, backend="fused")
+    assert mean_attention(large, torch.zeros(1, large.layout.size), sequences).shape == (1, 1, 9, 9)
+    baseline = FeedForward("baseline", embedding=6, hidden=8, length=9)
+    with pytest.raises(ValueError, match="model must be a transformer, got baseline"):
+        mean_attention(baseline, weights, sequences)  # type: ignore[arg-type]
+    longer = Transformer("tiny", blocks=1, embedding=6, hidden=8, length=10)
+    with pytest.raises(ValueError, match="sequences must have 10 sites, got 9"):
+        mean_attention(longer, weights, sequences)

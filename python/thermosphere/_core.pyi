@@ -146,3 +146,60 @@ def langevin_burst(
     moves: int,
     threads: int,
 ) -> None: ...
+
+# The layers: sizes and addresses in the order of the struct in csrc/<layer>.h, 0 for null.
+def attention_norm(
+    *, sizes: Sequence[int], inputs: Sequence[int], out: int, state: Sequence[int], threads: int
+) -> None: ...
+def attention_norm_backward(
+    *,
+    sizes: Sequence[int],
+    inputs: Sequence[int],
+    state: Sequence[int],
+    out_slope: int,
+    slopes: Sequence[int],
+    threads: int,
+) -> None: ...
+def feedforward_norm(
+    *, sizes: Sequence[int], inputs: Sequence[int], out: int, state: Sequence[int], threads: int
+) -> None: ...
+def feedforward_norm_backward(
+    *,
+    sizes: Sequence[int],
+    inputs: Sequence[int],
+    state: Sequence[int],
+    out_slope: int,
+    slopes: Sequence[int],
+    threads: int,
+) -> None: ...
+def masked_cross_entropy(
+    *,
+    sizes: Sequence[int],
+    inputs: Sequence[int],
+    losses: int,
+    errors: int,
+    logit_slope: int,
+    threads: int,
+) -> None: ...
+def masked_cross_entropy_backward(
+    *,
+    sizes: Sequence[int],
+    inputs: Sequence[int],
+    logit_slope: int,
+    loss_slopes: int,
+    slopes: Sequence[int],
+    threads: int,
+) -> None: ...
+def mean_attention(
+    *,
+    shape: Sequence[int],
+    code_embedding: int,
+    code_hidden: int,
+    chains: int,
+    parameters: int,
+    sequences: int,
+    weights: int,
+    tokens: int,
+    mean: int,
+    threads: int,
+) -> None: ...

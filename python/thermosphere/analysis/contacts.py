@@ -3,66 +3,86 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-if TYPE_CHECKING:
-    from thermosphere.proteins.dataset import MaskedSequences
+from thermosphere.models.fused import chosen_backend, fused_mean_attention
+from thermosphere.models.masked_sites import MaskedSites
+from thermosphere.models.potential import as_sites
+from thermosphere.models.transformer import Transformer
+from thermosphere.proteins.dataset import MaskedSequences
 
 MINIMUM_SEPARATION = 6  # chosen: the number in the paper was lost
 TOLERANCE = 1  # chosen
 
 
-class AttentionModel(Protocol):
-    """What `mean_attention` asks of a model."""
-
-    def attention(self, flat: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Attention (C, L, B, n, n) of weights (C, N) on tokens (C, B, n) int64."""
-        ...
-
-
 def mean_attention(
-    model: AttentionModel,
+    model: Transformer,
     weights: torch.Tensor,
-    sequences: MaskedSequences,
+    sequences: MaskedSequences | MaskedSites,
     *,
     chunk: int = 64,
+    backend: str = "auto",
     progress: bool = False,
 ) -> npt.NDArray[np.float64]:
     """Attention averaged over sequences and symmetrised, (A + Aᵀ)/2, for each draw and block.
 
-    weights: (K, N) draws.  sequences: their masked inputs are what the model reads.  chunk:
-    sequences at a time, which bounds memory.  Returns (K, L, n, n) float64, accumulated in float64.
-    ValueError for weights that are not (K, N), no sequences, or a chunk below 1.
+    weights: (K, N) draws.  sequences: their masked inputs are what the model reads; pass a
+    `MaskedSites` to spare its preparation in repeated calls.  backend: "fused"
+    (ops.mean_attention, float32), "autograd" (the model's own attention), or "auto", the fused one
+    where it covers the model and the weights are float32 on the CPU.  chunk: sequences at a time
+    with "autograd", which bounds memory.  Returns (K, L, n, n) float64, accumulated in float64.
+    ValueError for a model without attention, weights that are not (K, N), no sequences, a chunk
+    below 1, or a backend that does not serve.
     """
-    if weights.ndim != 2 or weights.shape[0] < 1:
-        raise ValueError(f"mean_attention: weights must be (K, N), got {tuple(weights.shape)}")
+    if not isinstance(model, Transformer):
+        raise ValueError(f"mean_attention: model must be a transformer, got {model.name}")
+    parameters = model.layout.size
+    if weights.ndim != 2 or weights.shape[0] < 1 or weights.shape[1] != parameters:
+        raise ValueError(
+            f"mean_attention: weights must be (K, {parameters}), got {tuple(weights.shape)}"
+        )
     if chunk < 1:
         raise ValueError(f"mean_attention: chunk must be at least 1, got {chunk}")
     if len(sequences) < 1:
         raise ValueError("mean_attention: sequences must hold at least one sequence, got 0")
-    inputs = torch.from_numpy(sequences.inputs.astype(np.int64))  # (B, n)
-    inputs = inputs.to(weights.device)
+    if sequences.length != model.length:
+        raise ValueError(
+            f"mean_attention: sequences must have {model.length} sites, got {sequences.length}"
+        )
+    fused = chosen_backend("mean_attention", backend, model, weights.device) == "fused"
+    if backend == "fused" and weights.dtype != torch.float32:
+        raise ValueError(
+            f"mean_attention: backend 'fused' needs float32 weights, got {weights.dtype}"
+        )
+    sites = as_sites(sequences, weights.device)
     means = []
-    with torch.no_grad():
-        for row in tqdm(
-            torch.split(weights, 1),
-            desc="attention",
-            unit="draw",
-            leave=False,
-            disable=not progress,
-        ):
-            parts = [
-                model.attention(row, part[None])[0].sum(dim=1, dtype=torch.float64)  # (L, n, n)
-                for part in torch.split(inputs, chunk)
-            ]
-            mean = (torch.stack(parts).sum(dim=0) / inputs.shape[0]).cpu().numpy()
-            means.append(0.5 * (mean + mean.transpose(0, 2, 1)))
+    for row in tqdm(
+        torch.split(weights, 1), desc="attention", unit="draw", leave=False, disable=not progress
+    ):
+        if fused and weights.dtype == torch.float32:
+            mean = fused_mean_attention(model, sites, row.detach().contiguous())[0].numpy()
+        else:
+            mean = _mean_of_chunks(model, row, sites.inputs, chunk).cpu().numpy()
+        means.append(0.5 * (mean + mean.transpose(0, 2, 1)))
     return np.stack(means)
+
+
+@torch.no_grad()
+def _mean_of_chunks(
+    model: Transformer,
+    row: torch.Tensor,  # (1, N)
+    inputs: torch.Tensor,  # (S, n) int64
+    chunk: int,
+) -> torch.Tensor:  # (L, n, n) float64
+    parts = [
+        model.attention(row, part[None])[0].sum(dim=1, dtype=torch.float64)
+        for part in torch.split(inputs, chunk)
+    ]
+    return torch.stack(parts).sum(dim=0) / len(inputs)
 
 
 def precision_at_l(

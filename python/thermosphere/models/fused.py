@@ -1,4 +1,4 @@
-"""The fused CPU kernel as a backend of a model: what it covers, and its data prepared once a
+"""The fused CPU kernels as a backend of a model: what it covers, and its data prepared once a
 set."""
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from thermosphere.models.named import Model
 from thermosphere.models.positional import sinusoidal_code
 from thermosphere.models.transformer import Transformer
 from thermosphere.ops.encoder_gradient import EncoderData, EncoderShape, encoder_data
+from thermosphere.ops.mean_attention import mean_attention
 
 BACKENDS = ("auto", "fused", "autograd")
 
@@ -51,3 +52,10 @@ def fused_data(model: Model, sites: MaskedSites) -> EncoderData:
         )
         sites.encoded[key] = encoder_data(sites.inputs, sites.masked, sites.truth, *codes)
     return sites.encoded[key]
+
+
+def fused_mean_attention(
+    model: Transformer, sites: MaskedSites, weights: torch.Tensor
+) -> torch.Tensor:
+    """A averaged over the set, (C, L, n, n) float64, of weights (C, N) float32."""
+    return mean_attention(encoder_shape(model), fused_data(model, sites), weights)

@@ -9,12 +9,14 @@ throughout, losses summed in float64. The formulas are in encoder_gradient_ref.p
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from thermosphere import _core
+from thermosphere.ops.arguments import check_tensor, padded, thread_count
 from thermosphere.ops.minibatch import Minibatch
 
 
@@ -65,16 +67,6 @@ class EncoderData(NamedTuple):
     code_embedding: torch.Tensor  # (n, padded d) float32
     code_hidden: torch.Tensor  # (n, padded m) float32
     mask: int  # the token at every masked site
-
-
-_DATA = {
-    "tokens": torch.uint8,
-    "first": torch.int64,
-    "site": torch.int32,
-    "target": torch.int32,
-    "code_embedding": torch.float32,
-    "code_hidden": torch.float32,
-}
 
 
 class EncoderResult(NamedTuple):
@@ -144,12 +136,15 @@ def encoder_data(
     )
 
 
-class EncoderWorkspace:
+class EncoderWorkspace(threading.local):
     """Packed weights and partial gradients, grown when a call needs more: nothing is allocated in
-    steady state."""
+    steady state. Each Python thread that uses it has its own, so that calls may overlap."""
 
     def __init__(self) -> None:
         self._floats = torch.empty(0)
+
+    def __reduce__(self) -> tuple[type[EncoderWorkspace], tuple[()]]:
+        return EncoderWorkspace, ()  # a copy starts empty
 
     def at_least(self, floats: int) -> torch.Tensor:
         if self._floats.numel() < floats:
@@ -185,9 +180,7 @@ def encoder_gradient(
     size = sequences
     if batch is not None:
         size = _check_batch(batch, chains, sequences)
-    threads = torch.get_num_threads() if threads is None else threads
-    if threads < 1:
-        raise ValueError(f"encoder_gradient: threads must be >= 1, got {threads}")
+    threads = thread_count("encoder_gradient", threads)
     gradient = torch.empty_like(weights) if with_gradient else None
     losses = torch.empty(chains, dtype=torch.float64)
     errors = torch.empty(chains, dtype=torch.float64)
@@ -226,11 +219,7 @@ def check_network(op: str, shape: EncoderShape, data: EncoderData, weights: torc
     if obstacle is not None:
         raise ValueError(f"{op}: {obstacle}")
     _check_data(op, shape, data)
-    if weights.ndim != 2:
-        raise ValueError(
-            f"{op}: weights must be (C, N), got {tuple(weights.shape)} {weights.dtype}"
-        )
-    check_tensor(op, "weights", weights, torch.float32)
+    check_tensor(op, "weights", weights, ("C", "N"), torch.float32)
     if weights.shape[1] != _parameters(shape):
         raise ValueError(
             f"{op}: weights must be (C, {_parameters(shape)}), got {tuple(weights.shape)}"
@@ -248,32 +237,14 @@ def _padded(code: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(code.float(), (0, -code.shape[1] % 16)).contiguous()
 
 
-def check_tensor(op: str, name: str, tensor: torch.Tensor, dtype: torch.dtype) -> None:
-    """What a pointer needs."""
-    if tensor.dtype != dtype or tensor.device.type != "cpu" or not tensor.is_contiguous():
-        layout = "contiguous" if tensor.is_contiguous() else "strided"
-        raise ValueError(
-            f"{op}: {name} must be contiguous {dtype} on cpu, "
-            f"got {layout} {tensor.dtype} on {tensor.device.type}"
-        )
-
-
 def _check_data(op: str, shape: EncoderShape, data: EncoderData) -> None:
-    for name, dtype in _DATA.items():
-        check_tensor(op, f"data.{name}", getattr(data, name), dtype)
-    if data.tokens.ndim != 2 or data.site.ndim != 1 or data.target.shape != data.site.shape:
-        raise ValueError(
-            f"{op}: data must have tokens (S, n), site (M,) and target (M,), got "
-            f"{tuple(data.tokens.shape)}, {tuple(data.site.shape)} and {tuple(data.target.shape)}"
-        )
-    sequences, n = data.tokens.shape
-    expected = (n, -(-shape.embedding // 16) * 16), (n, -(-shape.hidden // 16) * 16)
-    got = tuple(data.code_embedding.shape), tuple(data.code_hidden.shape)
-    if n != shape.length or got != expected or data.first.shape != (sequences + 1,):
-        raise ValueError(
-            f"{op}: data must be for length {shape.length} with codes {expected}, "
-            f"got length {n} with codes {got}"
-        )
+    n = shape.length
+    check_tensor(op, "data.tokens", data.tokens, ("S", n), torch.uint8)
+    check_tensor(op, "data.first", data.first, (len(data.tokens) + 1,), torch.int64)
+    check_tensor(op, "data.site", data.site, ("M",), torch.int32)
+    check_tensor(op, "data.target", data.target, (len(data.site),), torch.int32)
+    for name, size in (("code_embedding", shape.embedding), ("code_hidden", shape.hidden)):
+        check_tensor(op, f"data.{name}", getattr(data, name), (n, padded(size)), torch.float32)
     if data.mask != shape.tokens - 1:
         raise ValueError(
             f"{op}: data must have the last token, "
@@ -282,21 +253,12 @@ def _check_data(op: str, shape: EncoderShape, data: EncoderData) -> None:
 
 
 def _check_batch(batch: Minibatch, chains: int, sequences: int) -> int:
-    indices, shares = batch.indices, batch.weights
-    if indices.ndim != 2 or len(indices) != chains:
-        raise ValueError(
-            f"encoder_gradient: batch.indices must be ({chains}, B), got {tuple(indices.shape)}"
-        )
-    if shares.shape != indices.shape:
-        raise ValueError(
-            f"encoder_gradient: batch.weights must be {tuple(indices.shape)}, "
-            f"got {tuple(shares.shape)}"
-        )
-    check_tensor("encoder_gradient", "batch.indices", indices, torch.int64)
-    check_tensor("encoder_gradient", "batch.weights", shares, torch.float32)
+    op, indices = "encoder_gradient", batch.indices
+    check_tensor(op, "batch.indices", indices, (chains, "B"), torch.int64)
+    check_tensor(op, "batch.weights", batch.weights, tuple(indices.shape), torch.float32)
     if indices.numel() == 0 or int(indices.min()) < 0 or int(indices.max()) >= sequences:
         raise ValueError(
-            f"encoder_gradient: batch.indices must be in [0, {sequences}), got "
+            f"{op}: batch.indices must be in [0, {sequences}), got "
             + (f"{int(indices.min())}..{int(indices.max())}" if indices.numel() else "none")
         )
     return indices.shape[1]

@@ -12,17 +12,16 @@ from typing import NamedTuple
 import torch
 
 from thermosphere import _core
+from thermosphere.ops.arguments import check_tensor, thread_count
 from thermosphere.ops.encoder_gradient import (
     EncoderData,
     EncoderShape,
     check_network,
-    check_tensor,
 )
 from thermosphere.ops.langevin_step import (
     StepWorkspace,
     check_arrays,
     check_chain_arrays,
-    thread_count,
 )
 from thermosphere.ops.philox import check_counter
 
@@ -119,9 +118,7 @@ def langevin_burst(
         check_chain_arrays(op, chains, halves.momenta_coefficients, metric, chain_ids)
     if (halves.momenta_scales is None) != (halves.momenta_coefficients is None):
         raise ValueError(f"{op}: momenta_scales and momenta_coefficients go together")
-    check_tensor(op, "loss_sums", loss_sums, torch.float64)
-    if loss_sums.shape != (chains,):
-        raise ValueError(f"{op}: loss_sums must be ({chains},), got {tuple(loss_sums.shape)}")
+    check_tensor(op, "loss_sums", loss_sums, (chains,), torch.float64)
     check_counter(op, seed, step)
     if moves < 1:
         raise ValueError(f"{op}: moves must be >= 1, got {moves}")
@@ -196,5 +193,5 @@ def _checked_reference(
         raise ValueError(
             f"{op}: reference must be ({parameters},) or ({chains}, {parameters}), got {got}"
         )
-    check_tensor(op, "reference", reference, torch.float32)
+    check_tensor(op, "reference", reference, tuple(reference.shape), torch.float32)
     return reference

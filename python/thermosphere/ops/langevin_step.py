@@ -18,6 +18,7 @@ from __future__ import annotations
 import torch
 
 from thermosphere import _core
+from thermosphere.ops.arguments import thread_count
 from thermosphere.ops.philox import check_counter
 
 UNCONSTRAINED = -1.0  # the value of norm2 that leaves the multiplier out
@@ -201,15 +202,6 @@ def langevin_momenta(
         threads=thread_count("langevin_momenta", threads),
     )
     return workspace.kinetic_energy
-
-
-def thread_count(op: str, threads: int | None) -> int:
-    """The number asked for, or PyTorch's. ValueError below 1."""
-    if threads is None:
-        return torch.get_num_threads()
-    if threads < 1:
-        raise ValueError(f"{op}: threads must be >= 1, got {threads}")
-    return threads
 
 
 def check_arrays(

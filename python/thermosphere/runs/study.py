@@ -18,6 +18,7 @@ from thermosphere.analysis.figures_ladder import Reference
 from thermosphere.analysis.similarity import between_chains, layer_similarity
 from thermosphere.analysis.thermodynamics import kept_draws, thermodynamics
 from thermosphere.models.layout import Layout
+from thermosphere.models.masked_sites import MaskedSites
 from thermosphere.models.named import named_model
 from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.models.transformer import Transformer
@@ -132,7 +133,7 @@ class _PrecisionOf:
         analysis: Analysis,
         progress: bool = False,
     ) -> None:
-        self.model, self.sequences, self.contacts = model, sequences, contacts
+        self.model, self.sites, self.contacts = model, MaskedSites(sequences), contacts
         self.analysis, self.progress = analysis, progress
 
     def __call__(
@@ -140,7 +141,7 @@ class _PrecisionOf:
     ) -> tuple[Array, Array, Array, dict[int, int]]:
         """weights (K, N), starts (K,) -> P@L (K,), P̃@L (K,), mean attention (K, n, n) of the best
         block, and that block for each start."""
-        maps = mean_attention(self.model, weights, self.sequences, progress=self.progress)
+        maps = mean_attention(self.model, weights, self.sites, progress=self.progress)
         strict, tolerant = np.empty(len(maps)), np.empty(len(maps))
         chosen = np.empty((len(maps), *maps.shape[2:]))
         blocks: dict[int, int] = {}

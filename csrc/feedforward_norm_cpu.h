@@ -1,0 +1,71 @@
+// Z = LN(Y + (relu(Y W1ᵀ + b1) + code of the row's site) W2ᵀ + b2), row by row.
+#pragma once
+
+#include "layer_norm_cpu.h"
+#include "packed_weights_cpu.h"
+
+namespace thermosphere {
+namespace {
+
+// Rows of hidden activations get a line more than a power of two, or their columns share few cache sets.
+THERMOSPHERE_ALWAYS int hidden_row(int m) { return padded(m) % 64 == 0 ? padded(m) + 16 : padded(m); }
+
+struct FeedforwardNormState {
+  float* active;  // relu, rows × active_row
+  ptrdiff_t active_row;
+  float* hidden;              // relu + code, rows × hidden_row(m)
+  float *normal, *deviation;  // ẑ (rows × padded(d)) and 1/σ
+};
+
+// hidden_i = active_i + code[site_i].
+THERMOSPHERE_ALWAYS void add_code(const float* active, const float* code, int width, float* hidden) {
+  for (int j = 0; j < width; j += lanes) store(hidden + j, load(active + j) + load(code + j));
+}
+
+// y, z: rows × padded(d); code: (n, padded(m)).
+static void feedforward_norm(int rows, int d, int m, const PackedWeights& w, const FeedforwardNormTensors& t,
+                             const float* y, const int* site, const float* code,
+                             const FeedforwardNormState& s, float* z) {
+  const int wide = padded(d), high = hidden_row(m);
+  multiply(rows, padded(m), d, rows_of(y, wide), w.forward(t.weight1), s.active, s.active_row);
+  const float* bias = w.vector(t.hidden_bias);
+  for (int i = 0; i < rows; ++i) {
+    float* active = s.active + i * s.active_row;
+    for (int j = 0; j < padded(m); j += lanes) store(active + j, relu(load(active + j) + load(bias + j)));
+    add_code(active, code + static_cast<ptrdiff_t>(site[i]) * padded(m), padded(m),
+             s.hidden + static_cast<ptrdiff_t>(i) * high);
+  }
+  multiply(rows, wide, m, rows_of(s.hidden, high), w.forward(t.weight2), s.normal, wide);
+  const float* out_bias = w.vector(t.out_bias);
+  for (int i = 0; i < rows; ++i)
+    for (int j = 0; j < wide; j += lanes) {
+      const ptrdiff_t at = static_cast<ptrdiff_t>(i) * wide + j;
+      store(s.normal + at, load(s.normal + at) + load(y + at) + load(out_bias + j));
+    }
+  layer_norm(rows, d, w.mask, w.vector(t.gain), w.vector(t.bias), s.normal, wide, s.deviation, z);
+}
+
+// From dZ in `slope` to dY in its place. work: rows × hidden_row(m).
+static void feedforward_norm_backward(int rows, int d, int m, const PackedWeights& w,
+                                      const FeedforwardNormTensors& t, const float* y,
+                                      const FeedforwardNormState& s, float* slope, float* work) {
+  const int wide = padded(d), high = hidden_row(m);
+  layer_norm_backward(rows, d, w.vector(t.gain), s.normal, s.deviation, slope, wide, w.slope(t.gain),
+                      w.slope(t.bias));
+  add_columns(rows, wide, slope, wide, w.slope(t.out_bias));
+  multiply_add(d, padded(m), rows, transposed(slope, wide), plain(s.hidden, high), w.slope(t.weight2),
+               padded(m));
+  multiply(rows, padded(m), d, rows_of(slope, wide), w.backward(t.weight2), work, high);
+  for (int i = 0; i < rows; ++i) {
+    const float* active = s.active + i * s.active_row;
+    float* own = work + static_cast<ptrdiff_t>(i) * high;
+    for (int j = 0; j < padded(m); j += lanes)
+      store(own + j, load(active + j) > 0.0f ? load(own + j) : Vec{});
+  }
+  add_columns(rows, padded(m), work, high, w.slope(t.hidden_bias));
+  multiply_add(m, wide, rows, transposed(work, high), plain(y, wide), w.slope(t.weight1), wide);
+  multiply_add(rows, wide, m, rows_of(work, high), w.backward(t.weight1), slope, wide);  // + residual
+}
+
+}  // namespace
+}  // namespace thermosphere

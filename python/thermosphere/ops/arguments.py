@@ -1,0 +1,60 @@
+"""What a pointer handed to the compiled core needs, checked where it is made."""
+
+from __future__ import annotations
+
+import torch
+
+
+def check_tensor(
+    op: str, name: str, tensor: torch.Tensor, shape: tuple[int | str, ...], dtype: torch.dtype
+) -> None:
+    """ValueError unless `tensor` is contiguous, on the CPU, of that dtype and shape. A size given
+    as a name is free."""
+    fits = tensor.ndim == len(shape) and all(
+        isinstance(expected, str) or size == expected
+        for size, expected in zip(tensor.shape, shape, strict=True)
+    )
+    if not fits or tensor.dtype != dtype or tensor.device.type != "cpu":
+        raise ValueError(
+            f"{op}: {name} must be {_sizes(shape)} {dtype} on cpu, "
+            f"got {_sizes(tuple(tensor.shape))} {tensor.dtype} on {tensor.device.type}"
+        )
+    if not tensor.is_contiguous():
+        raise ValueError(f"{op}: {name} must be contiguous, got strides {tensor.stride()}")
+
+
+def check_size(op: str, name: str, size: int, limit: int) -> None:
+    """ValueError unless 1 ≤ size ≤ limit."""
+    if not 1 <= size <= limit:
+        raise ValueError(f"{op}: {name} must be in [1, {limit}], got {size}")
+
+
+def check_positions(op: str, name: str, positions: torch.Tensor, limit: int) -> None:
+    """ValueError unless all of positions (int64) are in [0, limit)."""
+    if positions.numel() == 0:
+        return
+    low, high = int(positions.min()), int(positions.max())
+    if low < 0 or high >= limit:
+        raise ValueError(f"{op}: {name} must be in [0, {limit}), got {low}..{high}")
+
+
+def thread_count(op: str, threads: int | None) -> int:
+    """`threads`, or torch's. ValueError below 1."""
+    threads = torch.get_num_threads() if threads is None else threads
+    if threads < 1:
+        raise ValueError(f"{op}: threads must be >= 1, got {threads}")
+    return threads
+
+
+def padded(size: int) -> int:
+    """Floats of a row as the kernels keep it: the next multiple of 16."""
+    return -(-size // 16) * 16
+
+
+def addresses(*tensors: torch.Tensor | None) -> list[int]:
+    """data_ptr() of each, 0 for None."""
+    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
+def _sizes(shape: tuple[int | str, ...]) -> str:
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"

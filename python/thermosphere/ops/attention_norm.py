@@ -1,0 +1,203 @@
+"""The attention layer of a block, its residual and its norm (arXiv 2603.29529, Eq. 6-10), on the
+CPU in float32 (csrc/attention_norm*):
+
+    S = X_rows Wqkᵀ Xᵀ / √d,  A = softmax over the keys,  Y = LN(X_rows + (A X) Wvoᵀ) γ + β
+
+One head, no biases, the query and key (value and output) matrices combined; LN with ε = 1e-5.
+`attention_norm` is differentiable; the two functions below it are its halves. The formula is in
+attention_norm_ref.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from thermosphere import _core
+from thermosphere.ops.arguments import (
+    addresses,
+    check_positions,
+    check_size,
+    check_tensor,
+    padded,
+    thread_count,
+)
+
+
+class AttentionNormState(NamedTuple):
+    """What backward reads of forward, rows padded with zeros to multiples of 16."""
+
+    queries: torch.Tensor  # (C, B, r, padded d), X_rows Wqkᵀ
+    mixed: torch.Tensor  # (C, B, r, padded d), A X
+    normal: torch.Tensor  # (C, B, r, padded d), the norm before gain and bias
+    attention: torch.Tensor  # (C, B, n, padded r), Aᵀ
+    inverse_deviation: torch.Tensor  # (C, B, r), 1/σ of the norm
+
+
+class AttentionNormResult(NamedTuple):
+    out: torch.Tensor  # (C, B, r, d)
+    state: AttentionNormState | None  # None where it was not asked for
+
+
+class AttentionNormSlopes(NamedTuple):
+    x: torch.Tensor  # (C, B, n, d)
+    query_key: torch.Tensor  # (C, d, d)
+    value_output: torch.Tensor  # (C, d, d)
+    gain: torch.Tensor  # (C, d)
+    bias: torch.Tensor  # (C, d)
+
+
+def attention_norm(
+    x: torch.Tensor,
+    query_key: torch.Tensor,
+    value_output: torch.Tensor,
+    gain: torch.Tensor,
+    bias: torch.Tensor,
+    rows: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Y (C, B, r, d), differentiable once in everything but `rows`.
+
+    Parameters
+    ----------
+    x: (C, B, n, d) float32, n ≤ 256, d ≤ 128.
+    query_key, value_output: (C, d, d) float32, Wqk and Wvo of each chain.
+    gain, bias: (C, d) float32.
+    rows: (C, B, r) int64 in [0, n), the query positions of each sequence, r ≤ 256; None: all n.
+
+    Raises ValueError naming the argument that does not fit.
+    """
+    tensors = (x, query_key, value_output, gain, bias)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return _AttentionNorm.apply(*tensors, rows)
+    return attention_norm_forward(
+        x.contiguous(),
+        query_key.contiguous(),
+        value_output.contiguous(),
+        gain.contiguous(),
+        bias.contiguous(),
+        _contiguous(rows),
+        with_state=False,
+    ).out
+
+
+def attention_norm_forward(
+    x: torch.Tensor,
+    query_key: torch.Tensor,
+    value_output: torch.Tensor,
+    gain: torch.Tensor,
+    bias: torch.Tensor,
+    rows: torch.Tensor | None = None,
+    *,
+    with_state: bool = True,
+    threads: int | None = None,
+) -> AttentionNormResult:
+    """Y and what backward reads. Arguments of `attention_norm`, contiguous.
+
+    threads: default torch.get_num_threads(); the bits do not depend on it.
+    """
+    sizes = _check(x, query_key, value_output, gain, bias, rows)
+    chains, batch, n, r, d = sizes
+    threads = thread_count("attention_norm", threads)
+    out = x.new_empty(chains, batch, r, d)
+    state = None
+    if with_state:
+        queries, mixed, normal = (x.new_empty(chains, batch, r, padded(d)) for _ in range(3))
+        state = AttentionNormState(
+            queries,
+            mixed,
+            normal,
+            attention=x.new_empty(chains, batch, n, padded(r)),
+            inverse_deviation=x.new_empty(chains, batch, r),
+        )
+    _core.attention_norm(
+        sizes=sizes,
+        inputs=addresses(x, rows, query_key, value_output, gain, bias),
+        out=out.data_ptr(),
+        state=addresses(*(state or (None,) * 5)),
+        threads=threads,
+    )
+    return AttentionNormResult(out, state)
+
+
+def attention_norm_backward(
+    out_slope: torch.Tensor,
+    state: AttentionNormState,
+    x: torch.Tensor,
+    query_key: torch.Tensor,
+    value_output: torch.Tensor,
+    gain: torch.Tensor,
+    bias: torch.Tensor,
+    rows: torch.Tensor | None = None,
+    *,
+    threads: int | None = None,
+) -> AttentionNormSlopes:
+    """Slopes of a loss by every input, from that by Y, `out_slope` (C, B, r, d), and the state that
+    `attention_norm_forward` returned for the same inputs."""
+    sizes = _check(x, query_key, value_output, gain, bias, rows)
+    chains, batch, n, r, d = sizes
+    op = "attention_norm_backward"
+    check_tensor(op, "out_slope", out_slope, (chains, batch, r, d), torch.float32)
+    own = (r, padded(d))
+    shapes: tuple[tuple[int, ...], ...] = (own, own, own, (n, padded(r)), (r,))
+    for name, tensor, shape in zip(state._fields, state, shapes, strict=True):
+        check_tensor(op, f"state.{name}", tensor, (chains, batch, *shape), torch.float32)
+    inputs = (x, query_key, value_output, gain, bias)
+    slopes = AttentionNormSlopes(*(torch.empty_like(tensor) for tensor in inputs))
+    _core.attention_norm_backward(
+        sizes=sizes,
+        inputs=addresses(x, rows, query_key, value_output, gain, bias),
+        state=addresses(*state),
+        out_slope=out_slope.data_ptr(),
+        slopes=addresses(*slopes),
+        threads=thread_count(op, threads),
+    )
+    return slopes
+
+
+class _AttentionNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *arguments: torch.Tensor | None) -> torch.Tensor:
+        inputs = [_contiguous(tensor) for tensor in arguments]
+        out, state = attention_norm_forward(*inputs)  # type: ignore[arg-type]
+        assert state is not None
+        ctx.save_for_backward(*inputs, *state)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, out_slope: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        inputs, state = ctx.saved_tensors[:6], AttentionNormState(*ctx.saved_tensors[6:])
+        return *attention_norm_backward(out_slope.contiguous(), state, *inputs), None
+
+
+def _contiguous(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    return None if tensor is None else tensor.contiguous()
+
+
+def _check(
+    x: torch.Tensor,
+    query_key: torch.Tensor,
+    value_output: torch.Tensor,
+    gain: torch.Tensor,
+    bias: torch.Tensor,
+    rows: torch.Tensor | None,
+) -> tuple[int, int, int, int, int]:
+    """C, B, n, r, d."""
+    op = "attention_norm"
+    check_tensor(op, "x", x, ("C", "B", "n", "d"), torch.float32)
+    chains, batch, n, d = x.shape
+    _, embedding_max, _, length_max, _ = _core.encoder_size_limits
+    check_size(op, "n", n, length_max)
+    check_size(op, "d", d, embedding_max)
+    for name, matrix in (("query_key", query_key), ("value_output", value_output)):
+        check_tensor(op, name, matrix, (chains, d, d), torch.float32)
+    for name, vector in (("gain", gain), ("bias", bias)):
+        check_tensor(op, name, vector, (chains, d), torch.float32)
+    if rows is None:
+        return chains, batch, n, n, d
+    check_tensor(op, "rows", rows, (chains, batch, "r"), torch.int64)
+    check_size(op, "r", rows.shape[2], length_max)
+    check_positions(op, "rows", rows, n)
+    return chains, batch, n, rows.shape[2], d

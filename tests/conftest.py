@@ -1,0 +1,18 @@
+"""What several test files ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from thermosphere import _core
+
+
+@pytest.fixture(params=_core.isa_available())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every instruction set in turn."""
+    before = _core.isa_chosen()
+    _core.isa_choose(request.param)
+    yield request.param
+    _core.isa_choose(before)
