@@ -21,7 +21,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 from gradient_problem import SEQUENCES, SITES, gradient_problem
 from measure import alternating, median_ratio, torch_threads
 
