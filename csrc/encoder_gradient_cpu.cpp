@@ -83,9 +83,13 @@ void encoder_gradient(const EncoderCall& call, int threads) {
   float* partials = call.work + call.chains * packed_stride;
   const bool slope = call.gradient != nullptr;
 
-  parallel_for(call.chains, threads, [&](int64_t c) {
-    kernels.pack(at, call.shape, call.codes, call.weights + c * call.parameters, packed + c * packed_stride);
+  parallel_for(call.chains * pack_pieces, threads, [&](int64_t task) {
+    const int64_t c = task / pack_pieces;
+    kernels.pack(at, call.shape, call.weights + c * call.parameters, packed + c * packed_stride,
+                 task % pack_pieces);
   });
+  parallel_for(call.chains, threads,
+               [&](int64_t c) { kernels.tables(at, call.shape, call.codes, packed + c * packed_stride); });
 
   std::vector<std::vector<int64_t>> bounds;
   for (int64_t c = 0; c < call.chains; ++c) bounds.push_back(group_bounds(call, c, groups));

@@ -125,11 +125,16 @@ void group(EncoderGroup& g) {
   g.error = total.error;
 }
 
-void pack(const EncoderLayout& at, const EncoderShape& s, const PositionalCodes& codes, const float* flat,
-          float* packed) {
-  encoder_tensors(at, s, [&](const EncoderTensor& t) { pack_tensor(t, flat + t.flat, packed); });
+void pack(const EncoderLayout& at, const EncoderShape& s, const float* flat, float* packed, int64_t piece) {
+  int64_t number = 0;
+  encoder_tensors(at, s, [&](const EncoderTensor& t) {
+    if (number++ % pack_pieces == piece) pack_tensor(t, flat + t.flat, packed);
+  });
   const EncoderTensor& e = at.embedding;
-  pad_rows(e.rows, e.columns, flat + e.flat, e.row, packed + at.embedding_rows);
+  if (piece == 0) pad_rows(e.rows, e.columns, flat + e.flat, e.row, packed + at.embedding_rows);
+}
+
+void tables(const EncoderLayout& at, const EncoderShape& s, const PositionalCodes& codes, float* packed) {
   if (s.network == EncoderNetwork::feedforward)
     make_feedforward_tables(at, s, codes, packed);
   else if (s.blocks == 1)
@@ -156,6 +161,7 @@ double peak(int64_t rounds, float* sink) {
 
 }  // namespace
 
-const EncoderKernels THERMOSPHERE_ISA_NAME(encoder_kernels_) = {pack, group, finish, peak, add_attention};
+const EncoderKernels THERMOSPHERE_ISA_NAME(encoder_kernels_) = {pack,   tables, group,
+                                                                finish, peak,   add_attention};
 
 }  // namespace thermosphere

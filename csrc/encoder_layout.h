@@ -199,9 +199,14 @@ struct EncoderGroup {
 
 ptrdiff_t encoder_arena_floats(const EncoderShape& shape);
 
+// Packing is a twentieth of a call of tf1-small: on one thread it would cost two threads as much again.
+constexpr int64_t pack_pieces = 4;
+
 struct EncoderKernels {
-  void (*pack)(const EncoderLayout&, const EncoderShape&, const PositionalCodes&, const float* flat,
-               float* packed);
+  // The weights as products read them: one of pack_pieces shares of the tensors; then, once a chain, the
+  // tables made from them.
+  void (*pack)(const EncoderLayout&, const EncoderShape&, const float* flat, float* packed, int64_t piece);
+  void (*tables)(const EncoderLayout&, const EncoderShape&, const PositionalCodes&, float* packed);
   void (*group)(EncoderGroup&);
   // After the groups of a chain: adds what the tables' slopes give to the first of its `groups` partial
   // gradients.
