@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from bench_encoder_gradient import DRAWN, SEQUENCES, make_sequences
+from gradient_problem import DRAWN, SEQUENCES, make_sequences
 from measure import seconds
 
 from thermosphere import _core
