@@ -73,6 +73,13 @@ def best_seconds(run: Callable[[], object], repeats: int, rounds: int = 15) -> f
     return min(seconds(several) for _ in range(rounds)) / repeats
 
 
+def noise_into(room: torch.Tensor) -> None:
+    """The normals of one step on one thread."""
+    _core.normals(
+        seed=1, stream=Stream.NOISE, chain=0, step=0, count=len(room), out=room.data_ptr()
+    )
+
+
 def error_in_units(got: Arrays, expected: object, arrays: Arrays, noise: torch.Tensor) -> float:
     """Largest error of w' and Π in units of 16 · 2^-24 times the terms each is the sum of."""
     w, momenta, gradient, inverse_masses, noise_scales = (tensor.double() for tensor in arrays)
@@ -139,6 +146,8 @@ def test_langevin_step(benchmark, capsys, parameters: int, threads: int) -> None
     )
     source, target = torch.zeros(2, parameters)
     copy = best_seconds(lambda: target.copy_(source), 4 * repeats)  # 8 bytes an element
+    room = torch.empty(parameters)
+    noise_alone = best_seconds(lambda: noise_into(room), repeats) / threads
     benchmark.pedantic(
         lambda: [fused(ours, metric, chain_ids) for _ in range(repeats)], rounds=15, warmup_rounds=2
     )
@@ -148,6 +157,8 @@ def test_langevin_step(benchmark, capsys, parameters: int, threads: int) -> None
         ns_per_element=1e9 * ours_seconds / parameters,
         eager_ratio=eager / ours_seconds,
         bandwidth_share=limit / ours_seconds,
+        noise_ns=1e9 * noise_alone / parameters,
+        over_limit=ours_seconds / max(limit, noise_alone),
         isa=_core.isa_chosen(),
         backend=_core.parallel_backend(),
     )
@@ -156,5 +167,7 @@ def test_langevin_step(benchmark, capsys, parameters: int, threads: int) -> None
             f"\nlangevin_step N = {parameters:,}, {threads} thread(s), {_core.isa_chosen()}, "
             f"{_core.parallel_backend()}: {1e9 * ours_seconds / parameters:.2f} ns per element; "
             f"eager PyTorch {1e9 * eager / parameters:.2f} ({eager / ours_seconds:.1f}×); "
-            f"{100 * limit / ours_seconds:.0f} % of a copy's bandwidth"
+            f"its memory at a copy's bandwidth {1e9 * limit / parameters:.2f}, its noise alone "
+            f"{1e9 * noise_alone / parameters:.2f}: {ours_seconds / max(limit, noise_alone):.2f}× "
+            "the larger"
         )

@@ -38,6 +38,9 @@ void make_tables(const EncoderLayout& at, const EncoderShape& s, const Positiona
     store(queries + i, load(queries + i) * scale);
   multiply(n, padded(n), d, rows_of(queries, wide), Right{packed + t.code, 32, 32L * d}, packed + t.by_site,
            padded(n));
+  for (int i = 0; i < n; ++i)  // no key in the padding: e^-1e30 is 0
+    for (int j = n; j < padded(n); ++j)
+      packed[t.by_site + static_cast<ptrdiff_t>(i) * padded(n) + j] = -1e30f;
   multiply(n, padded(s.tokens), d, rows_of(queries, wide), Right{packed + at.embedding.forward, 32, 32L * d},
            packed + t.by_token, padded(s.tokens));
 }
@@ -58,20 +61,21 @@ struct TokenLookup {
 #endif
   }
 
-  // out_j += table[token_j] for j < n (and table[0] or nothing in the padding).
-  void add(const float* table, int classes, int n, float* out) const {
+  // out_j = base_j + table[token_j] for j < n; base_j and perhaps table[0] in the padding.
+  void add(const float* table, int classes, int n, const float* base, float* out) const {
 #if defined(__AVX512F__)
     if (classes == 32) {
       const Vec low = load(table), high = load(table + 16);
       for (int j = 0; j < padded(n); j += lanes) {
         const __m512i at = reinterpret_cast<__m512i>(index[j / lanes]);
-        store(out + j, load(out + j) + reinterpret_cast<Vec>(_mm512_permutex2var_ps(low, at, high)));
+        store(out + j, load(base + j) + reinterpret_cast<Vec>(_mm512_permutex2var_ps(low, at, high)));
       }
       return;
     }
 #endif
     (void)classes;
-    for (int j = 0; j < n; ++j) out[j] += table[tokens[j]];
+    for (int j = 0; j < n; ++j) out[j] = base[j] + table[tokens[j]];
+    for (int j = n; j < padded(n); ++j) out[j] = base[j];
   }
 };
 
@@ -86,9 +90,7 @@ void table_attention(const Model& model, const uint8_t* tokens, int rows, const 
     const float* by_site = model.packed + model.at.tables.by_site + static_cast<ptrdiff_t>(site[i]) * width;
     const float* by_token =
         model.packed + model.at.tables.by_token + static_cast<ptrdiff_t>(site[i]) * classes;
-    for (int j = 0; j < width; j += lanes) store(ai + j, load(by_site + j));
-    lookup.add(by_token, classes, n, ai);
-    for (int j = n; j < width; ++j) ai[j] = -1e30f;
+    lookup.add(by_token, classes, n, by_site, ai);
     Vec top = load(ai);
     for (int j = lanes; j < width; j += lanes) top = larger(top, load(ai + j));
     const float most = largest(top);
@@ -125,7 +127,7 @@ void table_attention_backward(const Model& model, const uint8_t* tokens, int row
     const float* ai = a + static_cast<ptrdiff_t>(i) * width;
     float* si = slope + static_cast<ptrdiff_t>(i) * width;
     const float* ti = token_slope + static_cast<ptrdiff_t>(i) * classes;
-    lookup.add(ti, classes, n, si);  // A is 0 in the padding, whatever it adds there
+    lookup.add(ti, classes, n, si, si);  // A is 0 in the padding, whatever it adds there
     Vec dot{};
     for (int j = 0; j < width; j += lanes) dot += load(ai + j) * load(si + j);
     const float mean = sum(dot);

@@ -44,8 +44,10 @@ static void layer_norm(int rows, int size, const float* mask, const float* gain,
 static void layer_norm_backward(int rows, int size, const float* gain, const float* normal,
                                 const float* inverse_deviation, float* dy, ptrdiff_t row, float* gain_slope,
                                 float* bias_slope) {
-  const int width = padded(size);
+  const int width = padded(size), whole = size / lanes * lanes;
   const float share = 1.0f / static_cast<float>(size);
+  float keep[padding + lanes];  // of the features after the last whole vector: 1, or 0 in the padding
+  for (int j = 0; j < width - whole; ++j) keep[j] = whole + j < size ? 1.0f : 0.0f;
   for (int i = 0; i < rows; ++i) {
     float* di = dy + i * row;
     const float* ni = normal + i * row;
@@ -61,10 +63,10 @@ static void layer_norm_backward(int rows, int size, const float* gain, const flo
     }
     const Vec mean = splat(sum(plain_sum) * share), weighted = splat(sum(weighted_sum) * share);
     const float scale = inverse_deviation[i];
+    const auto slope = [&](int j) { return (load(di + j) - mean - load(ni + j) * weighted) * scale; };
+    for (int j = 0; j < whole; j += lanes) store(di + j, slope(j));
     // Padding: x̂ = 0 there, but the mean would leak into it.
-    for (int j = 0; j < width; j += lanes)
-      store(di + j, (load(di + j) - mean - load(ni + j) * weighted) * scale);
-    for (int j = size; j < width; ++j) di[j] = 0.0f;
+    for (int j = whole; j < width; j += lanes) store(di + j, slope(j) * load(keep + j - whole));
   }
 }
 
