@@ -49,9 +49,12 @@ sanitize: $(INSTALLED)  ## the tests under Address-, UndefinedBehavior- and Thre
 	.ci/sanitize address
 	.ci/sanitize thread $(THREADED)
 
+bench: SHELL := bash
 bench: $(INSTALLED)  ## timings, each after its correctness check, and those of other implementations
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
-	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds
+	@mkdir -p build
+	set -o pipefail; $(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds | tee build/bench.log
+	$(BIN)/python benchmarks/record.py build/bench.log
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build
