@@ -21,21 +21,27 @@ constexpr int64_t group_sequences =
 
 int64_t group_count(int64_t batch) { return std::clamp<int64_t>(batch / group_sequences, 1, groups_max); }
 
-// Position in the batch where group g of `groups` begins: equal shares of the masked rows.
-std::vector<int64_t> group_bounds(const EncoderCall& call, int64_t chain, int64_t groups) {
-  std::vector<int64_t> rows(static_cast<size_t>(call.batch) + 1, 0);
+// What a call needs besides the arena, kept by the calling thread: nothing is allocated in steady state.
+struct CallScratch {
+  std::vector<int64_t> rows;    // masked rows before each position of the batch
+  std::vector<int64_t> bounds;  // (C, groups + 1)
+  std::vector<EncoderGroup> work;
+};
+
+// bounds: position in the batch where each group begins, by equal shares of the masked rows.
+void group_bounds(const EncoderCall& call, int64_t chain, int64_t groups, std::vector<int64_t>& rows,
+                  int64_t* bounds) {
+  rows.assign(static_cast<size_t>(call.batch) + 1, 0);
   for (int64_t b = 0; b < call.batch; ++b) {
     const int64_t at = chain * call.batch + b;
     const int64_t sequence = call.indices != nullptr ? call.indices[at] : b;
     const bool counts = call.example_weights == nullptr || call.example_weights[at] != 0.0f;
     rows[b + 1] = rows[b] + (counts ? call.set.first[sequence + 1] - call.set.first[sequence] : 0);
   }
-  std::vector<int64_t> bounds;
   for (int64_t g = 0; g <= groups; ++g)
-    bounds.push_back(std::lower_bound(rows.begin(), rows.end(), rows.back() * g / groups) - rows.begin());
-  bounds.front() = 0;
-  bounds.back() = call.batch;
-  return bounds;
+    bounds[g] = std::lower_bound(rows.begin(), rows.end(), rows.back() * g / groups) - rows.begin();
+  bounds[0] = 0;
+  bounds[groups] = call.batch;
 }
 
 }  // namespace
@@ -91,16 +97,21 @@ void encoder_gradient(const EncoderCall& call, int threads) {
   parallel_for(call.chains, threads,
                [&](int64_t c) { kernels.tables(at, call.shape, call.codes, packed + c * packed_stride); });
 
-  std::vector<std::vector<int64_t>> bounds;
-  for (int64_t c = 0; c < call.chains; ++c) bounds.push_back(group_bounds(call, c, groups));
-  std::vector<EncoderGroup> work(static_cast<size_t>(call.chains * groups));
+  thread_local CallScratch own;
+  CallScratch& scratch = own;  // of this thread, also in the bodies that others run
+  scratch.bounds.resize(static_cast<size_t>(call.chains * (groups + 1)));
+  scratch.work.resize(static_cast<size_t>(call.chains * groups));
+  EncoderGroup* work = scratch.work.data();
+  for (int64_t c = 0; c < call.chains; ++c)
+    group_bounds(call, c, groups, scratch.rows, scratch.bounds.data() + c * (groups + 1));
   const ptrdiff_t arena_floats = encoder_arena_floats(call.shape);
   parallel_for(call.chains * groups, threads, [&](int64_t task) {
     const int64_t c = task / groups, g = task % groups;
     float* partial = slope ? partials + task * partial_stride : nullptr;
     if (slope) std::memset(partial, 0, sizeof(float) * static_cast<size_t>(partial_stride));
     const int64_t row = c * call.batch;
-    EncoderGroup& group = work[static_cast<size_t>(task)];
+    const int64_t* bounds = scratch.bounds.data() + c * (groups + 1) + g;
+    EncoderGroup& group = work[task];
     group = {.shape = &call.shape,
              .layout = &at,
              .set = &call.set,
@@ -109,8 +120,8 @@ void encoder_gradient(const EncoderCall& call, int threads) {
              .indices = call.indices != nullptr ? call.indices + row : nullptr,
              .weights = call.example_weights != nullptr ? call.example_weights + row : nullptr,
              .weight = 1.0f / static_cast<float>(call.batch),
-             .first = bounds[static_cast<size_t>(c)][static_cast<size_t>(g)],
-             .last = bounds[static_cast<size_t>(c)][static_cast<size_t>(g) + 1],
+             .first = bounds[0],
+             .last = bounds[1],
              .gradient = partial,
              .arena = thread_arena(arena_floats),
              .loss = 0.0,
@@ -121,8 +132,8 @@ void encoder_gradient(const EncoderCall& call, int threads) {
   for (int64_t c = 0; c < call.chains; ++c) {
     call.losses[c] = call.errors[c] = 0.0;
     for (int64_t g = 0; g < groups; ++g) {
-      call.losses[c] += work[static_cast<size_t>(c * groups + g)].loss;
-      call.errors[c] += work[static_cast<size_t>(c * groups + g)].error;
+      call.losses[c] += work[c * groups + g].loss;
+      call.errors[c] += work[c * groups + g].error;
     }
   }
   if (!slope) return;

@@ -7,13 +7,13 @@
 namespace thermosphere {
 
 void draw_minibatch(const MinibatchDraw& d) {
-  std::vector<bool> seen(static_cast<size_t>(d.examples));
+  thread_local std::vector<bool> seen;  // nothing is allocated in steady state
   for (int64_t c = 0; c < d.chains; ++c) {
     const Draw draw =
         make_draw(d.seed, static_cast<Stream>(d.stream), static_cast<uint32_t>(d.chain_ids[c]), d.step);
     int64_t* indices = d.indices + c * d.batch;
     float* weights = d.weights + c * d.batch;
-    seen.assign(seen.size(), false);
+    seen.assign(static_cast<size_t>(d.examples), false);
     int64_t distinct = 0;
     for (int64_t b = 0; b < d.batch; ++b) {
       const Words words = draw_words(draw, static_cast<uint32_t>(b / 4));
