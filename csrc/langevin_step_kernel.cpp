@@ -8,6 +8,12 @@
 #define THERMOSPHERE_JOIN2(a, b) a##b
 #define THERMOSPHERE_JOIN(a, b) THERMOSPHERE_JOIN2(a, b)
 
+#if defined(__clang__)
+#define THERMOSPHERE_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define THERMOSPHERE_INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 namespace thermosphere {
 namespace {
 
@@ -49,9 +55,10 @@ THERMOSPHERE_INLINE void for_blocks(int64_t count, const Body& body) {
 template <class Body>
 THERMOSPHERE_INLINE void for_lanes(int count, const Body& body) {
   int base = 0;
-  for (; base + lanes <= count; base += lanes)
-#pragma GCC ivdep
+  for (; base + lanes <= count; base += lanes) {
+    THERMOSPHERE_INDEPENDENT
     for (int i = 0; i < lanes; ++i) body(base + i, i);
+  }
   for (int i = 0; base + i < count; ++i) body(base + i, i);
 }
 
