@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -189,15 +189,7 @@ def encoder_gradient(
     )
     work = (workspace or EncoderWorkspace()).at_least(floats)
     _core.encoder_gradient(
-        network=shape.number(),
-        sizes=shape.sizes(),
-        sequences=sequences,
-        tokens=data.tokens.data_ptr(),
-        first=data.first.data_ptr(),
-        site=data.site.data_ptr(),
-        target=data.target.data_ptr(),
-        code_embedding=data.code_embedding.data_ptr(),
-        code_hidden=data.code_hidden.data_ptr(),
+        **network_arguments(shape, data),
         chains=chains,
         parameters=parameters,
         batch=size,
@@ -211,6 +203,22 @@ def encoder_gradient(
         threads=threads,
     )
     return EncoderResult(losses, errors, gradient)
+
+
+def network_arguments(shape: EncoderShape, data: EncoderData) -> dict[str, Any]:
+    """What the compiled core is told of a network and its data: sizes, and addresses that
+    hold while `data` does."""
+    return {
+        "network": shape.number(),
+        "sizes": shape.sizes(),
+        "sequences": len(data.tokens),
+        "tokens": data.tokens.data_ptr(),
+        "first": data.first.data_ptr(),
+        "site": data.site.data_ptr(),
+        "target": data.target.data_ptr(),
+        "code_embedding": data.code_embedding.data_ptr(),
+        "code_hidden": data.code_hidden.data_ptr(),
+    }
 
 
 def check_network(op: str, shape: EncoderShape, data: EncoderData, weights: torch.Tensor) -> None:

@@ -17,6 +17,7 @@ from thermosphere.ops.encoder_gradient import (
     EncoderData,
     EncoderShape,
     check_network,
+    network_arguments,
 )
 from thermosphere.ops.langevin_step import (
     StepWorkspace,
@@ -130,17 +131,9 @@ def langevin_burst(
             f"got {tuple(workspace.indices.shape)}"
         )
     completed = torch.empty(chains, dtype=torch.int64)
-    data, scratch = potential.data, workspace.step
+    scratch = workspace.step
     _core.langevin_burst(
-        network=potential.shape.number(),
-        sizes=potential.shape.sizes(),
-        sequences=sequences,
-        tokens=data.tokens.data_ptr(),
-        first=data.first.data_ptr(),
-        site=data.site.data_ptr(),
-        target=data.target.data_ptr(),
-        code_embedding=data.code_embedding.data_ptr(),
-        code_hidden=data.code_hidden.data_ptr(),
+        **network_arguments(potential.shape, potential.data),
         chains=chains,
         parameters=parameters,
         batch=sequences if batch is None else batch,
