@@ -29,6 +29,33 @@ ts::EncoderShape encoder_shape(int network, const std::array<int, 5>& sizes) {
   return {static_cast<ts::EncoderNetwork>(network), sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]};
 }
 
+// A gradient's call, as encoder_gradient and langevin_burst are handed it.
+ts::EncoderCall encoder_call(int network, const std::array<int, 5>& sizes, int64_t sequences,
+                             uintptr_t tokens, uintptr_t first, uintptr_t site, uintptr_t target,
+                             uintptr_t code_embedding, uintptr_t code_hidden, int64_t chains,
+                             int64_t parameters, int64_t batch, uintptr_t weights, uintptr_t indices,
+                             uintptr_t example_weights, uintptr_t gradient, uintptr_t losses,
+                             uintptr_t errors, uintptr_t work) {
+  return {.shape = encoder_shape(network, sizes),
+          .set = {.count = sequences,
+                  .tokens = address<const uint8_t>(tokens),
+                  .first = address<const int64_t>(first),
+                  .site = address<const int32_t>(site),
+                  .target = address<const int32_t>(target)},
+          .codes = {.embedding = address<const float>(code_embedding),
+                    .hidden = address<const float>(code_hidden)},
+          .chains = chains,
+          .parameters = parameters,
+          .batch = batch,
+          .weights = address<const float>(weights),
+          .indices = address<const int64_t>(indices),
+          .example_weights = address<const float>(example_weights),
+          .gradient = address<float>(gradient),
+          .losses = address<double>(losses),
+          .errors = address<double>(errors),
+          .work = address<float>(work)};
+}
+
 py::dict build_info() {
   py::dict info;
   info["version"] = THERMOSPHERE_VERSION;
@@ -189,24 +216,9 @@ PYBIND11_MODULE(_core, m) {
          int64_t parameters, int64_t batch, uintptr_t weights, uintptr_t indices, uintptr_t example_weights,
          uintptr_t gradient, uintptr_t losses, uintptr_t errors, uintptr_t work, int threads) {
         const py::gil_scoped_release release;
-        ts::encoder_gradient({.shape = encoder_shape(network, sizes),
-                              .set = {.count = sequences,
-                                      .tokens = address<const uint8_t>(tokens),
-                                      .first = address<const int64_t>(first),
-                                      .site = address<const int32_t>(site),
-                                      .target = address<const int32_t>(target)},
-                              .codes = {.embedding = address<const float>(code_embedding),
-                                        .hidden = address<const float>(code_hidden)},
-                              .chains = chains,
-                              .parameters = parameters,
-                              .batch = batch,
-                              .weights = address<const float>(weights),
-                              .indices = address<const int64_t>(indices),
-                              .example_weights = address<const float>(example_weights),
-                              .gradient = address<float>(gradient),
-                              .losses = address<double>(losses),
-                              .errors = address<double>(errors),
-                              .work = address<float>(work)},
+        ts::encoder_gradient(encoder_call(network, sizes, sequences, tokens, first, site, target,
+                                          code_embedding, code_hidden, chains, parameters, batch, weights,
+                                          indices, example_weights, gradient, losses, errors, work),
                              threads);
       },
       py::kw_only(), py::arg("network"), py::arg("sizes"), py::arg("sequences"), py::arg("tokens"),
@@ -235,24 +247,9 @@ PYBIND11_MODULE(_core, m) {
          uintptr_t loss_sums, uintptr_t completed, uint64_t seed, uint64_t step, int64_t moves, int threads) {
         const py::gil_scoped_release release;
         ts::langevin_burst(
-            {.gradient = {.shape = encoder_shape(network, sizes),
-                          .set = {.count = sequences,
-                                  .tokens = address<const uint8_t>(tokens),
-                                  .first = address<const int64_t>(first),
-                                  .site = address<const int32_t>(site),
-                                  .target = address<const int32_t>(target)},
-                          .codes = {.embedding = address<const float>(code_embedding),
-                                    .hidden = address<const float>(code_hidden)},
-                          .chains = chains,
-                          .parameters = parameters,
-                          .batch = batch,
-                          .weights = address<const float>(weights),
-                          .indices = address<const int64_t>(indices),
-                          .example_weights = address<const float>(example_weights),
-                          .gradient = address<float>(gradient),
-                          .losses = address<double>(losses),
-                          .errors = address<double>(errors),
-                          .work = address<float>(work)},
+            {.gradient = encoder_call(network, sizes, sequences, tokens, first, site, target, code_embedding,
+                                      code_hidden, chains, parameters, batch, weights, indices,
+                                      example_weights, gradient, losses, errors, work),
              .indices = address<int64_t>(indices),
              .example_weights = address<float>(example_weights),
              .step = {.chains = chains,
