@@ -18,7 +18,7 @@ struct AttentionNormCall {
   float* out;                             // (C, B, r, d)
   // What backward reads; written by forward where not null (all or none).
   float *queries, *mixed, *normal;  // (C, B, r, padded d): X_rows Wqkᵀ, A X, the norm before gain and bias
-  float* attention;                 // (C, B, n, padded r): Aᵀ
+  float* attention;                 // (C, B, n + 1, padded r): exp(Sᵀ - max), then a row of one over its sums
   float* deviation;                 // (C, B, r): 1/σ of the norm
 };
 

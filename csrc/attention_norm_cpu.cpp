@@ -9,12 +9,12 @@
 namespace thermosphere {
 namespace {
 
-// What a task takes of its arena: x, eight arrays of r rows, Aᵀ, and (d + n) rows of work; no more than 16
-// pieces.
+// What a task takes of its arena: x, eight arrays of r rows, (n + 1) rows of attention, and (d + n) rows of
+// work; no more than 16 pieces.
 ptrdiff_t arena_floats(const AttentionNormCall& call) {
   const ptrdiff_t n = call.length, wide = encoder_padded(call.embedding);
   const ptrdiff_t r = encoder_padded(call.rows);
-  return 2 * n * wide + 8 * r * wide + (call.embedding + 2 * n) * r + 2 * r + 1024 + 16 * arena_gap;
+  return 2 * n * wide + 8 * r * wide + (call.embedding + 2 * n) * r + 3 * r + 1024 + 16 * arena_gap;
 }
 
 }  // namespace

@@ -2,80 +2,84 @@
 //
 //   Q = X_rows Wqkᵀ,  S = Q Xᵀ / √d,  A = softmax over keys,  O = A X,  Y = LN(X_rows + O Wvoᵀ)
 //
-// Rows are padded (wide = padded(d)). A is kept transposed, Aᵀ (n × r): the softmax runs down columns,
-// sixteen queries at a time, with no sum across a vector.
+// Rows are padded (wide = padded(d)). A is kept transposed and before its division by the sums, Pᵀ (n × r) =
+// 2^(Sᵀ log2 e - max): the softmax runs down columns, a vector of queries at a time, with no sum across a
+// vector, and the division is made where rows are fewer than keys: O = z (P X), z = 1/Σ. After the n rows of
+// Pᵀ lies one of z.
 #pragma once
 
+#include "encoder_gradient.h"
 #include "layer_norm_cpu.h"
 #include "packed_weights_cpu.h"
+#include "transpose_cpu.h"
 
 namespace thermosphere {
 namespace {
 
-// out (columns × padded(rows)) = scale · inᵀ, padding columns zero.
-static void transpose(int rows, int columns, const float* in, ptrdiff_t row, float scale, float* out) {
-  const int width = padded(rows);
-  for (int j = 0; j < columns; ++j) {
-    float* o = out + static_cast<ptrdiff_t>(j) * width;
-    for (int i = 0; i < rows; ++i) o[i] = scale * in[i * row + j];
-    for (int i = rows; i < width; ++i) o[i] = 0.0f;
-  }
-}
-
-// Softmax of every column of a (n × width), in place.
-static void softmax_columns(int n, int width, float* a) {
-  for (int c = 0; c < width; c += lanes) {
-    Vec top = load(a + c);
-    for (int j = 1; j < n; ++j) top = larger(top, load(a + static_cast<ptrdiff_t>(j) * width + c));
+// P of each column of a (n × width), whose largest element is in `top`; 1/Σ in the row after the last.
+static void softmax_columns(int n, int first, int count, int width, const float* top, float* a) {
+  for (int c = first; c < first + count; c += lanes) {
+    const Vec most = load(top + c);
     Vec total{};
     for (int j = 0; j < n; ++j) {
       float* at = a + static_cast<ptrdiff_t>(j) * width + c;
-      const Vec e = exp_nonpositive(load(at) - top);
+      const Vec e = exp2_nonpositive(load(at) - most);
       store(at, e);
       total += e;
     }
-    const Vec share = 1.0f / total;
-    for (int j = 0; j < n; ++j) {
-      float* at = a + static_cast<ptrdiff_t>(j) * width + c;
-      store(at, load(at) * share);
-    }
+    store(a + static_cast<ptrdiff_t>(n) * width + c, 1.0f / total);
   }
 }
 
-// queries (r×d) at stride `row`, x (n×d) -> Aᵀ (n × padded(r)). `work`: d × padded(r).
+// queries (r×d) at stride `row`, x (n×d) -> Pᵀ and z, (n + 1) × padded(r). `work`: d × padded(r). A panel of
+// 32 queries at a time: its scores are still in the first-level cache when their exponentials are taken.
 static void attention_matrix(int r, int n, int d, const float* queries, ptrdiff_t row, const float* x,
                              ptrdiff_t x_row, float* attention_t, float* work) {
   const int width = padded(r);
-  transpose(r, d, queries, row, 1.0f / __builtin_sqrtf(static_cast<float>(d)), work);
-  multiply(n, width, d, rows_of(x, x_row), plain(work, width), attention_t, width);
-  softmax_columns(n, width, attention_t);
+  transpose(r, d, queries, row, log2_of_e / __builtin_sqrtf(static_cast<float>(d)), work);
+  float top[encoder_length_max];
+  for (int c = 0; c < width; c += lanes) store(top + c, splat(-__builtin_inff()));
+  for (int c = 0; c < width; c += panel) {
+    const int count = width - c < panel ? width - c : panel;
+    multiply_columns(n, c, count, d, rows_of(x, x_row), plain(work, width),
+                     KeepLargest{attention_t, width, top});
+    softmax_columns(n, c, count, width, top, attention_t);
+  }
 }
 
 // The same, and out = A X (r×d) at stride `row`.
 static void attention(int r, int n, int d, const float* queries, ptrdiff_t row, const float* x,
                       ptrdiff_t x_row, float* attention_t, float* out, float* work) {
+  const int width = padded(r);
   attention_matrix(r, n, d, queries, row, x, x_row, attention_t, work);
-  multiply(r, padded(d), n, transposed(attention_t, padded(r)), plain(x, x_row), out, row);
+  multiply(r, padded(d), n, transposed(attention_t, width), plain(x, x_row),
+           ScaleRows{out, row, attention_t + static_cast<ptrdiff_t>(n) * width});
 }
 
-// From dO (r×d): dQ (r×d) and dX (n×d), both overwritten. `work`: d × padded(r) + n × padded(r).
+// From z dO (r×d): dQ (r×d) and dX (n×d), both overwritten. `work`: d × padded(r) + n × padded(r).
 static void attention_backward(int r, int n, int d, const float* queries, ptrdiff_t row, const float* x,
                                ptrdiff_t x_row, const float* attention_t, const float* out_slope,
                                float* query_slope, float* x_slope, float* work) {
   const int width = padded(r), wide = padded(d);
   const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(d));
-  float* score_slope = work + static_cast<ptrdiff_t>(d) * width;  // dAᵀ, then dSᵀ (n × width)
+  const float* share = attention_t + static_cast<ptrdiff_t>(n) * width;
+  float* score_slope = work + static_cast<ptrdiff_t>(d) * width;  // z dAᵀ, then dSᵀ (n × width)
   transpose(r, d, out_slope, row, 1.0f, work);
-  multiply(n, width, d, rows_of(x, x_row), plain(work, width), score_slope, width);
-  for (int c = 0; c < width; c += lanes) {
-    Vec dot{};
-    for (int j = 0; j < n; ++j) {
-      const ptrdiff_t at = static_cast<ptrdiff_t>(j) * width + c;
-      dot += load(attention_t + at) * load(score_slope + at);
-    }
-    for (int j = 0; j < n; ++j) {
-      const ptrdiff_t at = static_cast<ptrdiff_t>(j) * width + c;
-      store(score_slope + at, load(attention_t + at) * (load(score_slope + at) - dot) * scale);
+  for (int first = 0; first < width; first += panel) {
+    const int count = width - first < panel ? width - first : panel;
+    multiply_columns(n, first, count, d, rows_of(x, x_row), plain(work, width),
+                     Overwrite{score_slope, width});
+    for (int c = first; c < first + count; c += lanes) {
+      Vec dot{};  // Σ_j A_ij dA_ij
+      for (int j = 0; j < n; ++j) {
+        const ptrdiff_t at = static_cast<ptrdiff_t>(j) * width + c;
+        dot += load(attention_t + at) * load(score_slope + at);
+      }
+      const Vec mean = dot * load(share + c);
+      for (int j = 0; j < n; ++j) {
+        const ptrdiff_t at = static_cast<ptrdiff_t>(j) * width + c;
+        store(score_slope + at, load(attention_t + at) * ((load(score_slope + at) - mean) * scale));
+      }
     }
   }
   multiply(r, wide, n, transposed(score_slope, width), plain(x, x_row), query_slope, row);
@@ -87,27 +91,24 @@ static void attention_backward(int r, int n, int d, const float* queries, ptrdif
 static void value_norm(int r, int d, const PackedWeights& w, const AttentionNormTensors& t, const float* x,
                        const float* mixed, float* normal, float* deviation, float* y) {
   const int wide = padded(d);
-  multiply(r, wide, d, rows_of(mixed, wide), w.forward(t.value_output), normal, wide);
-  for (ptrdiff_t i = 0; i < static_cast<ptrdiff_t>(r) * wide; i += lanes)
-    store(normal + i, load(normal + i) + load(x + i));
+  multiply(r, wide, d, rows_of(mixed, wide), w.forward(t.value_output), Residual{normal, x, wide, nullptr});
   layer_norm(r, d, w.mask, w.vector(t.gain), w.vector(t.bias), normal, wide, deviation, y);
 }
 
-// From dY in `slope`: dO, and the residual's share of dX in `slope`.
+// From dY to the slope of X + O Wvoᵀ, in `slope`.
 static void value_norm_backward(int r, int d, const PackedWeights& w, const AttentionNormTensors& t,
-                                const float* mixed, const float* normal, const float* deviation, float* slope,
-                                float* mixed_slope) {
+                                const float* mixed, const float* normal, const float* deviation,
+                                float* slope) {
   const int wide = padded(d);
   layer_norm_backward(r, d, w.vector(t.gain), normal, deviation, slope, wide, w.slope(t.gain),
                       w.slope(t.bias));
   multiply_add(d, wide, r, transposed(slope, wide), plain(mixed, wide), w.slope(t.value_output), wide);
-  multiply(r, wide, d, rows_of(slope, wide), w.backward(t.value_output), mixed_slope, wide);
 }
 
 // What backward reads.
 struct AttentionNormState {
   float *queries, *mixed, *normal;  // Q, O, x̂: r × wide
-  float* attention;                 // Aᵀ: n × padded(r)
+  float* attention;                 // Pᵀ and z: (n + 1) × padded(r)
   float* deviation;                 // 1/σ: r
 };
 
@@ -128,7 +129,9 @@ static void attention_norm_backward(int r, int n, int d, const PackedWeights& w,
                                     const AttentionNormState& s, float* slope, float* x_slope,
                                     float* mixed_slope, float* query_slope, float* work) {
   const int wide = padded(d);
-  value_norm_backward(r, d, w, t, s.mixed, s.normal, s.deviation, slope, mixed_slope);
+  value_norm_backward(r, d, w, t, s.mixed, s.normal, s.deviation, slope);
+  multiply(r, wide, d, rows_of(slope, wide), w.backward(t.value_output),
+           ScaleRows{mixed_slope, wide, s.attention + static_cast<ptrdiff_t>(n) * padded(r)});
   attention_backward(r, n, d, s.queries, wide, x, wide, s.attention, mixed_slope, query_slope, x_slope, work);
   multiply_add(d, wide, r, transposed(query_slope, wide), plain(x_rows, wide), w.slope(t.query_key), wide);
   multiply_add(r, wide, d, rows_of(query_slope, wide), w.backward(t.query_key), slope, wide);

@@ -29,7 +29,7 @@ struct Sequence {
 Sequence sequence_of(const AttentionNormCall& call, int64_t chain, int64_t number, Arena& arena) {
   const int n = call.length, r = call.rows, d = call.embedding, wide = padded(d);
   const ptrdiff_t s = chain * call.batch + number, own = static_cast<ptrdiff_t>(r) * wide;
-  const ptrdiff_t columns = static_cast<ptrdiff_t>(n) * padded(r);
+  const ptrdiff_t columns = (static_cast<ptrdiff_t>(n) + 1) * padded(r);
   Sequence q{};
   q.positions = call.positions != nullptr ? call.positions + s * r : nullptr;
   q.out = s * r * d;

@@ -51,8 +51,8 @@ static ptrdiff_t transformer_floats(const EncoderShape& s) {
   const ptrdiff_t wide = encoder_padded(s.embedding), high = encoder_padded(s.hidden) + 16, n = s.length;
   const ptrdiff_t rows = encoder_pack_rows(s), columns = rows + 16 * encoder_pack_sequences(s);
   const ptrdiff_t state = 8 * wide + 2 * high + 4;  // a row of a BlockState
-  const ptrdiff_t full = (s.blocks - 1) * (n * state + n * encoder_padded(s.length) + 16 * 16);
-  const ptrdiff_t last = rows * state + n * columns + 16 * 16;
+  const ptrdiff_t full = (s.blocks - 1) * (n * state + (n + 1) * encoder_padded(s.length) + 16 * 16);
+  const ptrdiff_t last = rows * state + (n + 1) * columns + 16 * 16;
   const ptrdiff_t slopes = rows * (3 * wide + high + encoder_padded(s.tokens)) + 16 * 16;
   const ptrdiff_t tables = rows * 2 * (encoder_padded(s.length) + encoder_padded(s.tokens)) + 16 * 16;
   return full + last + slopes + tables + 16 * n * wide + (s.embedding + n) * columns + 4 * rows + 1024;

@@ -18,7 +18,7 @@ struct BlockState {
   float *normal1, *deviation1, *y;
   float *active, *hidden;  // relu, relu + PE
   float *normal2, *deviation2, *out;
-  float* attention;  // Aᵀ, n × padded(rows)
+  float* attention;  // Pᵀ and z of attention_norm_cpu.h, (n + 1) × padded(rows)
 };
 
 struct Pack {
@@ -37,7 +37,7 @@ struct Model : PackedWeights {
   int hidden_stride() const { return hidden_row(s.hidden); }
 };
 
-// x: the input of the rows, or null for room for it; block_attention: columns of Aᵀ.
+// x: the input of the rows, or null for room for it; block_attention: columns of Pᵀ.
 BlockState make_block(Arena& arena, const EncoderShape& s, int rows, int block_attention,
                       float* x = nullptr) {
   const ptrdiff_t wide = padded(s.embedding), high = hidden_row(s.hidden);
@@ -53,7 +53,7 @@ BlockState make_block(Arena& arena, const EncoderShape& s, int rows, int block_a
   b.normal2 = arena.take(rows * wide);
   b.deviation2 = arena.take(rows);
   b.out = arena.take(rows * wide);
-  b.attention = arena.take(static_cast<ptrdiff_t>(s.length) * block_attention);
+  b.attention = arena.take((static_cast<ptrdiff_t>(s.length) + 1) * block_attention);
   return b;
 }
 
@@ -104,8 +104,9 @@ void block_rows(const Model& model, const EncoderBlock& w, const BlockState& b, 
 void block_rows_backward(const Model& model, const EncoderBlock& w, const BlockState& b, int rows,
                          float* slope, float* mixed_slope, float* work) {
   block_feedforward_backward(model, w, b, rows, slope, work);
-  value_norm_backward(rows, model.d(), model, attention_norm_of(w), b.mixed, b.normal1, b.deviation1, slope,
-                      mixed_slope);
+  value_norm_backward(rows, model.d(), model, attention_norm_of(w), b.mixed, b.normal1, b.deviation1, slope);
+  multiply(rows, model.wide(), model.d(), rows_of(slope, model.wide()), model.backward(w.value_output),
+           mixed_slope, model.wide());
 }
 
 // logits and loss at the pack's rows, `stride` floats apart; `logits` (rows × padded(V)) then holds the

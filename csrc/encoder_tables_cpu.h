@@ -1,8 +1,8 @@
-// One block: attention without X. Every query sits at a mask, x_i = E[mask] + PE_i, so with q_i = x_i Wqkᵀ /
-// √d, a row of a table of n sites,
+// One block: attention without X. Every query sits at a mask, x_i = E[mask] + PE_i, so with q_i = x_i Wqkᵀ
+// log2(e) / √d, a row of a table of n sites,
 //
-//   S_ij = q_i·PE_j + q_i·E[s_j]        two look-ups instead of a product with Xᵀ
-//   A X  = A PE + P E,   P_ia = Σ_j A_ij [s_j = a]
+//   S_ij = q_i·PE_j + q_i·E[s_j]        two look-ups instead of a product with Xᵀ;  A_ij = 2^S_ij / Σ_j
+//   2^S_ij A X  = A PE + P E,   P_ia = Σ_j A_ij [s_j = a]
 //
 // and a sequence's embedded X is never formed. All products are over the rows of the whole pack; slopes of
 // the two tables are gathered over the batch and turned into those of Wqk and E once a chain (finish_tables).
@@ -12,12 +12,10 @@
 #include "encoder_rows_cpu.h"
 #include "token_sums_cpu.h"
 
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
 namespace thermosphere {
 namespace {
+
+THERMOSPHERE_ALWAYS float score_scale(int d) { return log2_of_e / __builtin_sqrtf(static_cast<float>(d)); }
 
 void make_tables(const EncoderLayout& at, const EncoderShape& s, const PositionalCodes& codes,
                  float* packed) {
@@ -25,7 +23,7 @@ void make_tables(const EncoderLayout& at, const EncoderShape& s, const Positiona
   const EncoderTables& t = at.tables;
   const EncoderTensor& query_key = at.block[0].query_key;
   const float* mask_row = packed + at.embedding_rows + static_cast<ptrdiff_t>(mask) * wide;
-  const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(d));
+  const float scale = score_scale(d);
   for (int i = 0; i < n; ++i)
     for (int k = 0; k < wide; k += lanes)
       store(packed + t.rows + static_cast<ptrdiff_t>(i) * wide + k,
@@ -38,7 +36,7 @@ void make_tables(const EncoderLayout& at, const EncoderShape& s, const Positiona
     store(queries + i, load(queries + i) * scale);
   multiply(n, padded(n), d, rows_of(queries, wide), Right{packed + t.code, 32, 32L * d}, packed + t.by_site,
            padded(n));
-  for (int i = 0; i < n; ++i)  // no key in the padding: e^-1e30 is 0
+  for (int i = 0; i < n; ++i)  // no key in the padding: 2^-1e30 is 0
     for (int j = n; j < padded(n); ++j)
       packed[t.by_site + static_cast<ptrdiff_t>(i) * padded(n) + j] = -1e30f;
   multiply(n, padded(s.tokens), d, rows_of(queries, wide), Right{packed + at.embedding.forward, 32, 32L * d},
@@ -96,7 +94,7 @@ void table_attention(const Model& model, const uint8_t* tokens, int rows, const 
     const float most = largest(top);
     Vec total{};
     for (int j = 0; j < width; j += lanes) {
-      const Vec e = exp_nonpositive(load(ai + j) - most);
+      const Vec e = exp2_nonpositive(load(ai + j) - most);
       store(ai + j, e);
       total += e;
     }
@@ -133,7 +131,7 @@ void table_attention_backward(const Model& model, const uint8_t* tokens, int row
     const float mean = sum(dot);
     float* own = by_site + static_cast<ptrdiff_t>(site[i]) * width;
     for (int j = 0; j < width; j += lanes) {
-      const Vec ds = load(ai + j) * (load(si + j) - mean);
+      const Vec ds = load(ai + j) * ((load(si + j) - mean) * (1.0f / log2_of_e));
       store(si + j, ds);
       store(own + j, load(own + j) + ds);
     }
@@ -198,7 +196,8 @@ void one_block_pack(const Model& model, const Pack& pack, const int* site, const
   }
 }
 
-// dq = dS_site PE + dS_token E;  dE += dS_tokenᵀ q;  dWqk += dqᵀ x / √d;  d(E[mask]) += Σ_i dq_i Wqk / √d.
+// dq = dS_site PE + dS_token E;  dE += dS_tokenᵀ q;  and with s = log2(e) / √d: dWqk += s dqᵀ x, d(E[mask])
+// += s Σ_i dq_i Wqk.
 void finish_tables(const EncoderLayout& at, const EncoderShape& s, const PositionalCodes& codes,
                    const float* packed, float* partials, ptrdiff_t stride, int64_t groups, Arena arena) {
   const int n = s.length, d = s.embedding, wide = padded(d), width = padded(n), classes = padded(s.tokens);
@@ -214,7 +213,7 @@ void finish_tables(const EncoderLayout& at, const EncoderShape& s, const Positio
   float* query_slope = arena.take(static_cast<ptrdiff_t>(n) * wide);
   float* row_slope = arena.take(static_cast<ptrdiff_t>(n) * wide);
   const EncoderTensor& query_key = at.block[0].query_key;
-  const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(d));
+  const float scale = score_scale(d);
   multiply(n, wide, n, rows_of(by_site, width), plain(codes.embedding, wide), query_slope, wide);
   multiply_add(n, wide, s.tokens, rows_of(by_token, classes),
                Right{packed + at.embedding.backward, 32, 32L * s.tokens}, query_slope, wide);

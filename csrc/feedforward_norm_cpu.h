@@ -27,21 +27,10 @@ static void feedforward_norm(int rows, int d, int m, const PackedWeights& w, con
                              const float* y, const int* site, const float* code,
                              const FeedforwardNormState& s, float* z) {
   const int wide = padded(d), high = hidden_row(m);
-  multiply(rows, padded(m), d, rows_of(y, wide), w.forward(t.weight1), s.active, s.active_row);
-  const float* bias = w.vector(t.hidden_bias);
-  for (int i = 0; i < rows; ++i) {
-    float* active = s.active + i * s.active_row;
-    for (int j = 0; j < padded(m); j += lanes) store(active + j, relu(load(active + j) + load(bias + j)));
-    add_code(active, code + static_cast<ptrdiff_t>(site[i]) * padded(m), padded(m),
-             s.hidden + static_cast<ptrdiff_t>(i) * high);
-  }
-  multiply(rows, wide, m, rows_of(s.hidden, high), w.forward(t.weight2), s.normal, wide);
-  const float* out_bias = w.vector(t.out_bias);
-  for (int i = 0; i < rows; ++i)
-    for (int j = 0; j < wide; j += lanes) {
-      const ptrdiff_t at = static_cast<ptrdiff_t>(i) * wide + j;
-      store(s.normal + at, load(s.normal + at) + load(y + at) + load(out_bias + j));
-    }
+  multiply(rows, padded(m), d, rows_of(y, wide), w.forward(t.weight1),
+           Rectify{s.active, s.active_row, s.hidden, high, w.vector(t.hidden_bias), code, padded(m), site});
+  multiply(rows, wide, m, rows_of(s.hidden, high), w.forward(t.weight2),
+           Residual{s.normal, y, wide, w.vector(t.out_bias)});
   layer_norm(rows, d, w.mask, w.vector(t.gain), w.vector(t.bias), s.normal, wide, s.deviation, z);
 }
 
@@ -55,14 +44,8 @@ static void feedforward_norm_backward(int rows, int d, int m, const PackedWeight
   add_columns(rows, wide, slope, wide, w.slope(t.out_bias));
   multiply_add(d, padded(m), rows, transposed(slope, wide), plain(s.hidden, high), w.slope(t.weight2),
                padded(m));
-  multiply(rows, padded(m), d, rows_of(slope, wide), w.backward(t.weight2), work, high);
-  for (int i = 0; i < rows; ++i) {
-    const float* active = s.active + i * s.active_row;
-    float* own = work + static_cast<ptrdiff_t>(i) * high;
-    for (int j = 0; j < padded(m); j += lanes)
-      store(own + j, load(active + j) > 0.0f ? load(own + j) : Vec{});
-  }
-  add_columns(rows, padded(m), work, high, w.slope(t.hidden_bias));
+  multiply(rows, padded(m), d, rows_of(slope, wide), w.backward(t.weight2),
+           Gate{work, high, s.active, s.active_row, w.slope(t.hidden_bias)});
   multiply_add(m, wide, rows, transposed(work, high), plain(y, wide), w.slope(t.weight1), wide);
   multiply_add(rows, wide, m, rows_of(work, high), w.backward(t.weight1), slope, wide);  // + residual
 }

@@ -55,15 +55,8 @@ void feedforward_rows(const Model& model, const Pack& pack, const int* site, con
         const Vec positive = relu(load(by_site + site[i] * width + j) + load(context + q * width + j));
         store(b.hidden + i * high + j, positive + load(model.codes.hidden + site[i] * width + j));
       }
-  multiply(pack.rows, width, m, rows_of(b.hidden, high), model.forward(w.weight2), b.second, high);
-  const float* bias = model.vector(w.second_bias);
-  for (int i = 0; i < pack.rows; ++i)
-    for (int j = 0; j < width; j += lanes) {
-      float* at = b.second + i * high + j;
-      const Vec positive = relu(load(at) + load(bias + j));
-      store(at, positive);
-      store(b.normal + i * high + j, positive + load(residual + site[i] * width + j));
-    }
+  multiply(pack.rows, width, m, rows_of(b.hidden, high), model.forward(w.weight2),
+           Rectify{b.second, high, b.normal, high, model.vector(w.second_bias), residual, width, site});
   layer_norm(pack.rows, m, model.mask, model.vector(w.gain2), model.vector(w.bias2), b.normal, high,
              b.deviation, b.out);
 }

@@ -1,4 +1,5 @@
-// C (M×N) = or += A (M×K) · B (K×N) in float32, for the small odd shapes of short sequences.
+// The product A (M×K) · B (K×N) in float32, for the small odd shapes of short sequences. What becomes of a
+// sum while it is still in a register is the caller's to say (tile_finish.h).
 //
 // One tile keeps up to `tile_rows` rows × 2 vectors of C in registers while it runs down K: per k two loads
 // of B and one broadcast of A a row. AVX-512 has 32 registers: 14 × 2 accumulators + 2 of B + a broadcast
@@ -12,16 +13,13 @@
 
 #include <stddef.h>
 
-#include "vector_math.h"
+#include "tile_finish.h"
 
 namespace thermosphere {
 namespace {
 
-constexpr int padding = 16;  // every row of a matrix is padded to this many floats
 constexpr int panel = 2 * lanes;
 constexpr int tile_rows = lanes == 16 ? 14 : 6;
-
-constexpr int padded(int size) { return (size + padding - 1) / padding * padding; }
 
 // Row i, column k at data[i * row + k * column].
 struct Left {
@@ -39,10 +37,11 @@ struct Right {
 };
 
 // Every loop but that over K is unrolled by name: only then does g++ keep the sums in registers from the
-// first zero to the store. Through memory a tile cost 145 cycles more, a third of one at K = 14.
-template <int rows, int vectors, bool accumulate>
+// first zero to the last use. Through memory a tile cost 145 cycles more, a third of one at K = 14.
+template <int rows, int vectors, class Finish>
 static __attribute__((noinline)) void tile(int depth, const float* a, ptrdiff_t row, ptrdiff_t column,
-                                           const float* b, ptrdiff_t b_row, float* c, ptrdiff_t c_row) {
+                                           const float* b, ptrdiff_t b_row, const Finish& finish,
+                                           int first_row, int first_column) {
   Vec sums[rows][vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
@@ -60,59 +59,67 @@ static __attribute__((noinline)) void tile(int depth, const float* a, ptrdiff_t 
     a += column;
     b += b_row;
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < rows; ++i) {
 #pragma GCC unroll 2
-    for (int j = 0; j < vectors; ++j)
-      store(c + j * lanes, accumulate ? load(c + j * lanes) + sums[i][j] : sums[i][j]);
-    c += c_row;
+  for (int j = 0; j < vectors; ++j) {
+    auto take = finish.rows_from(first_row, first_column + j * lanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i) take(sums[i][j]);
+    take.end();
   }
 }
 
-using Tile = void (*)(int, const float*, ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, float*, ptrdiff_t);
+template <class Finish>
+using Tile = void (*)(int, const float*, ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, const Finish&, int,
+                      int);
 
-template <int vectors, bool accumulate>
-constexpr Tile tiles[15] = {nullptr,
-                            tile<1, vectors, accumulate>,
-                            tile<2, vectors, accumulate>,
-                            tile<3, vectors, accumulate>,
-                            tile<4, vectors, accumulate>,
-                            tile<5, vectors, accumulate>,
-                            tile<6, vectors, accumulate>,
+template <int vectors, class Finish>
+constexpr Tile<Finish> tiles[15] = {nullptr,
+                                    tile<1, vectors, Finish>,
+                                    tile<2, vectors, Finish>,
+                                    tile<3, vectors, Finish>,
+                                    tile<4, vectors, Finish>,
+                                    tile<5, vectors, Finish>,
+                                    tile<6, vectors, Finish>,
 #if defined(__AVX512F__)
-                            tile<7, vectors, accumulate>,
-                            tile<8, vectors, accumulate>,
-                            tile<9, vectors, accumulate>,
-                            tile<10, vectors, accumulate>,
-                            tile<11, vectors, accumulate>,
-                            tile<12, vectors, accumulate>,
-                            tile<13, vectors, accumulate>,
-                            tile<14, vectors, accumulate>
+                                    tile<7, vectors, Finish>,
+                                    tile<8, vectors, Finish>,
+                                    tile<9, vectors, Finish>,
+                                    tile<10, vectors, Finish>,
+                                    tile<11, vectors, Finish>,
+                                    tile<12, vectors, Finish>,
+                                    tile<13, vectors, Finish>,
+                                    tile<14, vectors, Finish>
 #endif
 };
 
-template <bool accumulate>
-static void gemm(int m, int n, int k, Left a, Right b, float* c, ptrdiff_t c_row) {
+// Columns [first, first + n) of the product; first is a multiple of 32.
+template <class Finish>
+static void multiply_columns(int m, int first, int n, int k, Left a, Right b, const Finish& finish) {
   if (m <= 0) return;
   const int tall = (m + tile_rows - 1) / tile_rows;
-  for (int column = 0; column < n;) {
-    const bool wide = column + panel <= n;
+  for (int column = first; column < first + n;) {
+    const bool wide = column + panel <= first + n;
     const float* right = b.data + (column / 32) * b.next32 + column % 32;
     for (int t = 0; t < tall; ++t) {
-      const int first = m * t / tall, last = m * (t + 1) / tall;
-      const Tile run = wide ? tiles<2, accumulate>[last - first] : tiles<1, accumulate>[last - first];
-      run(k, a.data + first * a.row, a.row, a.column, right, b.row, c + first * c_row + column, c_row);
+      const int top = m * t / tall, end = m * (t + 1) / tall;
+      const Tile<Finish> run = wide ? tiles<2, Finish>[end - top] : tiles<1, Finish>[end - top];
+      run(k, a.data + top * a.row, a.row, a.column, right, b.row, finish, top, column);
     }
     column += wide ? panel : lanes;
   }
 }
 
+template <class Finish>
+THERMOSPHERE_ALWAYS void multiply(int m, int n, int k, Left a, Right b, const Finish& finish) {
+  multiply_columns(m, 0, n, k, a, b, finish);
+}
+
 // C = A B and C += A B.
 THERMOSPHERE_ALWAYS void multiply(int m, int n, int k, Left a, Right b, float* c, ptrdiff_t c_row) {
-  gemm<false>(m, n, k, a, b, c, c_row);
+  multiply(m, n, k, a, b, Overwrite{c, c_row});
 }
 THERMOSPHERE_ALWAYS void multiply_add(int m, int n, int k, Left a, Right b, float* c, ptrdiff_t c_row) {
-  gemm<true>(m, n, k, a, b, c, c_row);
+  multiply(m, n, k, a, b, Add{c, c_row});
 }
 
 THERMOSPHERE_ALWAYS Left rows_of(const float* data, ptrdiff_t row) { return Left{data, row, 1}; }

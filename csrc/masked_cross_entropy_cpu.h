@@ -11,28 +11,29 @@ struct RowLoss {
   double loss, error;  // weighted sums
 };
 
-// logits (rows × V, padded) in; their slope in place: weight (softmax - onehot), padding zero.
-static RowLoss masked_cross_entropy(int rows, int tokens, const int32_t* targets, const float* weights,
-                                    float* logits, ptrdiff_t row) {
+// logits less their bias (rows × V, padded) in; their slope in place: weight (softmax - onehot), padding
+// zero.
+static RowLoss masked_cross_entropy(int rows, int tokens, const float* bias, const int32_t* targets,
+                                    const float* weights, float* logits, ptrdiff_t row) {
   const int width = padded(tokens);
   RowLoss total{0.0, 0.0};
   IntVec lane{};
   for (int j = 0; j < lanes; ++j) lane[j] = j;
   for (int i = 0; i < rows; ++i) {
     float* x = logits + i * row;
-    const float truth = x[targets[i]];
     Vec top = splat(-1e30f);
     for (int j = 0; j < width; j += lanes) {
-      const Vec real = lane + j < tokens ? load(x + j) : splat(-1e30f);
+      const Vec real = lane + j < tokens ? load(x + j) + load(bias + j) : splat(-1e30f);
       store(x + j, real);
       top = larger(top, real);
     }
+    const float truth = x[targets[i]];
     const float most = largest(top);
     bool right = truth == most;  // and the first of equal ones
     for (int j = 0; right && j < targets[i]; ++j) right = x[j] != most;
     Vec partial{};
     for (int j = 0; j < width; j += lanes) {
-      const Vec e = exp_nonpositive(load(x + j) - most);
+      const Vec e = exp2_nonpositive((load(x + j) - most) * log2_of_e);
       store(x + j, e);
       partial += e;
     }
@@ -55,13 +56,7 @@ static RowLoss output_cross_entropy(int rows, int tokens, const PackedWeights& w
                                     const float* weights, float* logits) {
   const int classes = padded(tokens);
   multiply(rows, classes, t.output.columns, rows_of(x, x_row), w.forward(t.output), logits, classes);
-  const float* bias = w.vector(t.output_bias);
-  for (int i = 0; i < rows; ++i)
-    for (int k = 0; k < classes; k += lanes) {
-      float* at = logits + static_cast<ptrdiff_t>(i) * classes + k;
-      store(at, load(at) + load(bias + k));
-    }
-  return masked_cross_entropy(rows, tokens, targets, weights, logits, classes);
+  return masked_cross_entropy(rows, tokens, w.vector(t.output_bias), targets, weights, logits, classes);
 }
 
 // From the slope of the logits to dX, overwritten, its rows as far apart as X's.

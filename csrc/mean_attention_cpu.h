@@ -6,10 +6,13 @@
 namespace thermosphere {
 namespace {
 
-// sums += A, both (n × padded(n)), float64: 10⁴ sequences in float32 would lose the last three digits.
+// sums (n × padded(n)) += Aᵀ = Pᵀ z, float64: 10⁴ sequences in float32 would lose the last three digits.
 void add_matrix(int n, const float* attention_t, double* sums) {
-  for (ptrdiff_t i = 0; i < static_cast<ptrdiff_t>(n) * padded(n); ++i)
-    sums[i] += static_cast<double>(attention_t[i]);
+  const int width = padded(n);
+  const float* share = attention_t + static_cast<ptrdiff_t>(n) * width;
+  for (int j = 0; j < n; ++j)
+    for (int i = 0; i < width; ++i)
+      sums[j * width + i] += static_cast<double>(attention_t[j * width + i] * share[i]);
 }
 
 // Adds Aᵀ of each block of sequences [first, last) to sums (L × n × padded(n)).

@@ -8,15 +8,8 @@
 
 #include "normal.h"
 
-#if defined(__x86_64__) && defined(__clang__)
-#include <immintrin.h>
-#elif defined(__x86_64__)
-// GCC 12 warns of its own _mm512_undefined_epi32().
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#include <immintrin.h>
-#pragma GCC diagnostic pop
+#if defined(__x86_64__)
+#include "intrinsics.h"
 #endif
 
 namespace thermosphere {

@@ -7,7 +7,6 @@
 namespace thermosphere {
 namespace {
 
-typedef float Vec4 __attribute__((vector_size(16)));
 typedef int32_t IntVec4 __attribute__((vector_size(16)));
 
 THERMOSPHERE_ALWAYS Vec4 load4(const float* p) {

@@ -4,7 +4,12 @@
 
 #include <stdint.h>
 
-#define THERMOSPHERE_ALWAYS static inline __attribute__((always_inline))
+#if defined(__AVX2__)
+#include "intrinsics.h"
+#endif
+
+#define THERMOSPHERE_METHOD inline __attribute__((always_inline))
+#define THERMOSPHERE_ALWAYS static THERMOSPHERE_METHOD
 
 namespace thermosphere {
 namespace {
@@ -18,6 +23,8 @@ constexpr int lanes = 4;
 #endif
 
 typedef float Vec __attribute__((vector_size(4 * lanes)));
+typedef float Vec4 __attribute__((vector_size(16)));
+typedef float Vec8 __attribute__((vector_size(32)));
 typedef int32_t IntVec __attribute__((vector_size(4 * lanes)));
 typedef Vec UnalignedVec __attribute__((aligned(4), may_alias));
 
@@ -29,65 +36,69 @@ THERMOSPHERE_ALWAYS Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 // max(x, 0); NaN stays NaN: the larger of the two is the second where they do not compare.
 THERMOSPHERE_ALWAYS Vec relu(Vec x) { return larger(Vec{}, x); }
 
-// The upper half of the first `width` lanes, moved to the lower. In registers: through memory each load waits
-// for the store before it, which costs a forward pass of d = 14 a tenth.
-template <int width>
-THERMOSPHERE_ALWAYS Vec upper(Vec v) {
-#if defined(__clang__)
-  Vec half{};
-  for (int i = 0; i < width / 2; ++i) half[i] = v[i + width / 2];
-  return half;
+// A vector's halves joined until one element is left, `join` taking (lower half, upper half) of each width.
+// In registers: through memory each load waits for the store before it, which costs a forward pass of d = 14
+// a tenth. In narrower registers as the halves get narrower: those cost half as much.
+#if defined(__AVX2__)
+template <class Join>
+THERMOSPHERE_ALWAYS float fold(Vec v, const Join& join) {
+#if defined(__AVX512F__)
+  const __m512d whole = reinterpret_cast<__m512d>(v);
+  const __m256d pair = _mm512_extractf64x4_pd(whole, 1);
+  const Vec8 eight =
+      join(reinterpret_cast<Vec8>(_mm512_castpd512_pd256(whole)), reinterpret_cast<Vec8>(pair));
 #else
-  IntVec from{};
-  for (int i = 0; i < width / 2; ++i) from[i] = i + width / 2;
-  return __builtin_shuffle(v, from);
+  const Vec8 eight = v;
 #endif
+  const __m256 half = reinterpret_cast<__m256>(eight);
+  const Vec4 four = join(reinterpret_cast<Vec4>(_mm256_castps256_ps128(half)),
+                         reinterpret_cast<Vec4>(_mm256_extractf128_ps(half, 1)));
+#else
+template <class Join>
+THERMOSPHERE_ALWAYS float fold(Vec four, const Join& join) {
+#endif
+  const Vec4 two = join(four, Vec4{four[2], four[3], four[2], four[3]});
+  return join(two, Vec4{two[1], two[1], two[1], two[1]})[0];
 }
 
 THERMOSPHERE_ALWAYS float sum(Vec v) {
-#if defined(__AVX512F__)
-  v += upper<16>(v);
-#endif
-#if defined(__AVX2__)
-  v += upper<8>(v);
-#endif
-  v += upper<4>(v);
-  v += upper<2>(v);
-  return v[0];
+  return fold(v, [](auto lower, auto upper) __attribute__((always_inline)) { return lower + upper; });
 }
-
 THERMOSPHERE_ALWAYS float largest(Vec v) {
-#if defined(__AVX512F__)
-  v = larger(v, upper<16>(v));
-#endif
-#if defined(__AVX2__)
-  v = larger(v, upper<8>(v));
-#endif
-  v = larger(v, upper<4>(v));
-  v = larger(v, upper<2>(v));
-  return v[0];
+  return fold(
+      v, [](auto lower, auto upper) __attribute__((always_inline)) { return lower > upper ? lower : upper; });
 }
 
-// e^x for x <= 0 (a softmax after its maximum), relative error 2e-7; 0 below -87. x = (i + f) ln 2, e^(f ln
-// 2) by its Taylor polynomial of degree 6 on |f| <= 1/2, 2^i through the exponent bits.
-THERMOSPHERE_ALWAYS Vec exp_nonpositive(Vec x) {
+constexpr float log2_of_e = 1.44269504f;
+
+// 2^x for x <= 0 (a softmax after its maximum), relative error 2e-7; 0 below -126, NaN for NaN. x = i + f,
+// |f| <= 1/2: 2^f by its minimax polynomial of degree 5 (9e-8), 2^i through the exponent.
+THERMOSPHERE_ALWAYS Vec exp2_nonpositive(Vec x) {
+#if defined(__AVX512F__)
+  const Vec whole = reinterpret_cast<Vec>(_mm512_roundscale_ps(reinterpret_cast<__m512>(x), 0));
+#else
   const Vec rounder = splat(12582912.0f);  // 1.5 · 2^23: adding it rounds to an integer
-  const Vec shifted = x * 1.44269504f + rounder;
-  const Vec whole = shifted - rounder;
-  const Vec r = (x - whole * 0.693359375f) - whole * -2.12194440e-4f;
-  Vec p = splat(1.0f / 720.0f);
-  p = p * r + (1.0f / 120.0f);
-  p = p * r + (1.0f / 24.0f);
-  p = p * r + (1.0f / 6.0f);
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  const IntVec bits = __builtin_convertvector(whole, IntVec);
-  const IntVec power = (bits + 127) << 23;
+  const Vec whole = (x + rounder) - rounder;
+#endif
+  const Vec f = x - whole;
+  Vec p = splat(0.001326472731307149f);
+  p = p * f + 0.009671512991189957f;
+  p = p * f + 0.05550733581185341f;
+  p = p * f + 0.24022242426872253f;
+  p = p * f + 0.6931470036506653f;
+  p = p * f + 1.0f;
+#if defined(__AVX512F__)
+  const __mmask16 kept =
+      _mm512_cmp_ps_mask(reinterpret_cast<__m512>(x), _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
+  return reinterpret_cast<Vec>(
+      _mm512_maskz_scalef_ps(kept, reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(whole)));
+#else
+  const IntVec power = (__builtin_convertvector(whole, IntVec) + 127) << 23;
   Vec scale;
   __builtin_memcpy(&scale, &power, sizeof scale);
   const Vec value = p * scale;
-  return x < -87.0f ? Vec{} : value;
+  return x < -126.0f ? Vec{} : value;
+#endif
 }
 
 }  // namespace

@@ -102,16 +102,41 @@ def test_layer_is_that_of_the_formula(sizes: tuple, isa: str) -> None:
     assert_same_bits(attention_norm(*inputs, rows), out, "without a state")
 
 
-def test_attention_in_the_state_is_the_softmax(isa: str) -> None:
-    inputs, rows, _ = make(1, 2, 31, 17, 5)
+def attention_and_scores(inputs: Inputs, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A (C, B, r, n) of the op's state, and S in float64."""
     _, state = attention_norm_forward(*inputs, rows)
     assert state is not None
-    assert rows is not None
+    r, d = rows.shape[2], inputs.x.shape[3]
+    undivided, share = state.attention[..., :-1, :r], state.attention[..., -1:, :r]
     x, query_key = inputs.x.double(), inputs.query_key.double()
     own = torch.take_along_dim(x, rows[..., None], dim=2)
-    exact = torch.softmax(own @ query_key[:, None].mT @ x.mT / 17**0.5, dim=3)
+    return (undivided * share).mT, own @ query_key[:, None].mT @ x.mT / d**0.5
+
+
+def test_attention_in_the_state_is_the_softmax(isa: str) -> None:
+    inputs, rows, _ = make(1, 2, 31, 17, 5)
+    assert rows is not None
+    attention, scores = attention_and_scores(inputs, rows)
+    exact = torch.softmax(scores, dim=3)
     bound = error_bound(exact, operations=31 + 17, dtype=torch.float32)
-    assert_close(state.attention[..., :5].mT, exact, bound, "attention")
+    assert_close(attention, exact, bound, "attention")
+
+
+def test_scores_far_apart_and_nan(isa: str) -> None:
+    """Where scores differ by more than float32's exponents reach, the lower ones weigh nothing."""
+    inputs, rows, _ = make(1, 2, 31, 17, 5)
+    assert rows is not None
+    inputs = inputs._replace(query_key=inputs.query_key * 100)
+    attention, scores = attention_and_scores(inputs, rows)
+    below = scores.amax(dim=3, keepdim=True) - scores
+    assert (below > 200).any()
+    assert (attention[below > 88] == 0).all()
+    rounding = error_bound(scores, operations=17, dtype=torch.float32)  # of S, so of ln A
+    assert_close(attention, torch.softmax(scores, dim=3), 1e-6 + 2 * rounding, "attention")
+    inputs.x[0, 1, 3, 2] = torch.nan  # reaches every query of its sequence, and no other sequence
+    attention, _ = attention_and_scores(inputs, rows)
+    assert attention[0, 0].isfinite().all()
+    assert attention[0, 1].isnan().all()
 
 
 def test_differentiable_in_a_model_of_ones_own(isa: str) -> None:
@@ -223,5 +248,5 @@ def test_backward_refuses_what_is_not_of_its_forward() -> None:
 
     refused(r"out_slope must be \(2, 3, 4, 8\) .*, got \(2, 3, 4, 7\)", SLOPE[..., 1:], state)
     short = state._replace(attention=state.attention[..., :4])
-    refused(r"state.attention must be \(2, 3, 10, 16\) .*, got \(2, 3, 10, 4\)", SLOPE, short)
+    refused(r"state.attention must be \(2, 3, 11, 16\) .*, got \(2, 3, 11, 4\)", SLOPE, short)
     refused("state.mixed must be", SLOPE, state._replace(mixed=state.mixed.double()))

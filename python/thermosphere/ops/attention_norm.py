@@ -32,7 +32,7 @@ class AttentionNormState(NamedTuple):
     queries: torch.Tensor  # (C, B, r, padded d), X_rows Wqkᵀ
     mixed: torch.Tensor  # (C, B, r, padded d), A X
     normal: torch.Tensor  # (C, B, r, padded d), the norm before gain and bias
-    attention: torch.Tensor  # (C, B, n, padded r), Aᵀ
+    attention: torch.Tensor  # (C, B, n + 1, padded r), exp(Sᵀ - max), a row of one over its sums
     inverse_deviation: torch.Tensor  # (C, B, r), 1/σ of the norm
 
 
@@ -108,7 +108,7 @@ def attention_norm_forward(
             queries,
             mixed,
             normal,
-            attention=x.new_empty(chains, batch, n, padded(r)),
+            attention=x.new_empty(chains, batch, n + 1, padded(r)),
             inverse_deviation=x.new_empty(chains, batch, r),
         )
     _core.attention_norm(
@@ -140,7 +140,7 @@ def attention_norm_backward(
     op = "attention_norm_backward"
     check_tensor(op, "out_slope", out_slope, (chains, batch, r, d), torch.float32)
     own = (r, padded(d))
-    shapes: tuple[tuple[int, ...], ...] = (own, own, own, (n, padded(r)), (r,))
+    shapes: tuple[tuple[int, ...], ...] = (own, own, own, (n + 1, padded(r)), (r,))
     for name, tensor, shape in zip(state._fields, state, shapes, strict=True):
         check_tensor(op, f"state.{name}", tensor, (chains, batch, *shape), torch.float32)
     inputs = (x, query_key, value_output, gain, bias)
