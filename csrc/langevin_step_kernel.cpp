@@ -67,9 +67,10 @@ void propose(const ProposeSegment& s) {
   clear(s1);
   clear(s2);
   clear(s3);
+  NormalSource source(s.draw, s.first_quad);
   for_blocks(s.count, [&](int64_t first, int count) __attribute__((always_inline)) {
     float noise[block];
-    normal_block(s.draw, s.first_quad + static_cast<uint32_t>(first / 4), noise);
+    source.next(noise);
     const float* __restrict weights = s.weights + first;
     const float* __restrict momenta = s.momenta + first;
     const float* __restrict gradient = s.gradient + first;
@@ -118,9 +119,10 @@ void project(const ProjectSegment& s) {
 void momenta(const MomentaSegment& s) {
   Lanes overlap;
   clear(overlap);
+  NormalSource source(s.draw, s.first_quad);
   for_blocks(s.count, [&](int64_t first, int count) __attribute__((always_inline)) {
     float noise[block];
-    normal_block(s.draw, s.first_quad + static_cast<uint32_t>(first / 4), noise);
+    source.next(noise);
     const float* __restrict weights = s.weights + first;
     const float* half = s.momenta + first;  // may alias the output
     const float* __restrict gradient = s.gradient + first;
@@ -169,9 +171,10 @@ void metric(const MetricSegment& s) {
 }
 
 void normals(const Draw& draw, uint32_t first_quad, int64_t count, float* out) {
+  NormalSource source(draw, first_quad);
   for_blocks(count, [&](int64_t first, int in_block) __attribute__((always_inline)) {
     float noise[block];
-    normal_block(draw, first_quad + static_cast<uint32_t>(first / 4), noise);
+    source.next(noise);
     for (int i = 0; i < in_block; ++i) out[first + i] = noise[i];
   });
 }

@@ -41,13 +41,13 @@ THERMOSPHERE_INLINE Pair normal_pair(uint32_t radius_word, uint32_t angle_word) 
                                                      z * (0.07968022674322128f - z * 0.004602177068591118f)));
   const float cosine =
       1.0f + z * (-1.2336970567703247f + z * (0.2535986304283142f - z * 0.020408352836966515f));
-  const uint32_t quadrant = angle_word >> 30;
-  const bool swap = (quadrant & 1u) != 0u;
+  // Quadrants 0..3, the word's upper two bits, are (c, s), (-s, c), (-c, -s), (s, -c).
+  const bool swap = (angle_word & 0x40000000u) != 0u;
   const float x = swap ? sine : cosine;
   const float y = swap ? cosine : sine;
-  // Quadrants 0..3 are (c, s), (-s, c), (-c, -s), (s, -c).
-  const float first = (quadrant == 1u || quadrant == 2u) ? -x : x;
-  const float second = (quadrant & 2u) != 0u ? -y : y;
+  const float first =
+      bits_to_float(float_to_bits(x) ^ static_cast<int32_t>((angle_word ^ (angle_word << 1)) & 0x80000000u));
+  const float second = bits_to_float(float_to_bits(y) ^ static_cast<int32_t>(angle_word & 0x80000000u));
   return Pair{radius * first, radius * second};
 }
 
