@@ -40,11 +40,11 @@ def swapped(name: str, tensor: torch.Tensor) -> dict[str, object]:
         ),
         (
             swapped("noise_scales", torch.zeros(8, 2).t()),
-            "noise_scales must be contiguous on the CPU, got strides (1, 2) on cpu",
+            "noise_scales must be contiguous on cpu, got strides (1, 2) on cpu",
         ),
         (
             swapped("momenta", torch.zeros(2, 8, device="meta")),
-            "momenta must be contiguous on the CPU, got strides (8, 1) on meta",
+            "momenta must be contiguous on cpu, got strides (8, 1) on meta",
         ),
         (
             {"workspace": StepWorkspace(2, 9)},
