@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from thermosphere import _core
 
+NO_GPU = ("no CUDA driver", "no CUDA device")
 # What each backend's tensors lie on. Triton's interpreter runs on the CPU.
 DEVICE_TYPES = {
     "cpu": "cpu",
@@ -25,11 +27,11 @@ def cuda_obstacle() -> str | None:
         return "the extension was built without nvcc"
     built, driver = str(build["cuda"]), int(str(build["cuda_driver"]))
     if driver == 0:
-        return "no CUDA driver"
+        return NO_GPU[0]
     if driver // 1000 < int(built.split(".")[0]):
         served = f"{driver // 1000}.{driver % 1000 // 10}"
         return f"the driver serves CUDA {served}, the extension was built with {built}"
-    return None if int(str(build["cuda_devices"])) else "no CUDA device"
+    return None if int(str(build["cuda_devices"])) else NO_GPU[1]
 
 
 def step_backend(op: str, device: torch.device, requested: str = "auto") -> str:
@@ -61,6 +63,11 @@ def check_backend_device(op: str, backend: str, device: torch.device) -> None:
     expected = DEVICE_TYPES[backend]
     if device.type != expected:
         raise ValueError(f"{op}: backend {backend} needs tensors on {expected}, got {device}")
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a GPU the current one, which launches go to; nothing on the CPU."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def stream_handle(device: torch.device) -> int:

@@ -9,13 +9,11 @@ knows no larger integer.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 
 from thermosphere import _core
 from thermosphere.ops.arguments import addresses
-from thermosphere.ops.backends import check_backend_device, stream_handle
+from thermosphere.ops.backends import check_backend_device, on_device, stream_handle
 
 
 def step_call(
@@ -195,8 +193,7 @@ def _run(
     weights = arrays["weights"]
     assert weights is not None
     check_backend_device(op, backend, weights.device)
-    on_gpu = weights.device.type == "cuda"
-    with torch.cuda.device(weights.device) if on_gpu else nullcontext():
+    with on_device(weights.device):
         if backend == "triton":
             from thermosphere.ops import langevin_step_triton
 

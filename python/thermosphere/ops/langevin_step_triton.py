@@ -555,6 +555,4 @@ def langevin_momenta(
 
 def normals(*, seed: int, stream: int, chain: int, step: int, out: torch.Tensor) -> None:
     count = out.numel()
-    if count == 0:
-        return
     normals_kernel[(-(-count // CHUNK),)](out, seed, chain, step, count, stream, CHUNK, **OPTIONS)
