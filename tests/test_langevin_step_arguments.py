@@ -62,6 +62,10 @@ def swapped(name: str, tensor: torch.Tensor) -> dict[str, object]:
             swapped("chain_ids", torch.zeros(2, dtype=torch.int32)),
             "chain_ids must be (2,) contiguous int64, got (2,) int32",
         ),
+        (
+            swapped("coefficients", torch.zeros(2, 5, dtype=torch.float64, device="meta")),
+            "coefficients must be on cpu, got meta",
+        ),
         ({"seed": -1}, "seed must be in [0, 2**64), got -1"),
         ({"step": 2**56}, "step must be in [0, 2**56), got 72057594037927936"),
         ({"threads": 0}, "threads must be >= 1, got 0"),

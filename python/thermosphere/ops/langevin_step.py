@@ -25,7 +25,6 @@ from typing import NamedTuple
 import torch
 
 from thermosphere import _core
-from thermosphere.ops.arguments import thread_count
 from thermosphere.ops.backends import step_backend
 from thermosphere.ops.langevin_step_call import (
     check_arrays,
@@ -113,7 +112,7 @@ def metric_sums(
         metric,
         workspace.blocks_done,
         backend=workspace.backend,
-        threads=thread_count("metric_sums", threads),
+        threads=threads,
     )
     return metric
 
@@ -184,7 +183,7 @@ def langevin_step(
         seed=_signed(seed),
         step=step,
         advance=advance,
-        threads=thread_count("langevin_step", threads),
+        threads=threads,
     )
     return workspace.multiplier, workspace.reachable
 
@@ -238,7 +237,7 @@ def langevin_momenta(
         seed=_signed(seed),
         step=step,
         advance=advance,
-        threads=thread_count("langevin_momenta", threads),
+        threads=threads,
     )
     return workspace.kinetic_energy
 

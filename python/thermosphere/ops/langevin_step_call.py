@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 
 from thermosphere import _core
-from thermosphere.ops.arguments import addresses
+from thermosphere.ops.arguments import addresses, thread_count
 from thermosphere.ops.backends import check_backend_device, on_device, stream_handle
 
 
@@ -36,7 +36,7 @@ def step_call(
     seed: int,
     step: int,
     advance: bool,
-    threads: int,
+    threads: int | None,
 ) -> None:
     """One step of every chain, in place. ValueError naming the argument that does not fit."""
     op = "langevin_step"
@@ -92,13 +92,9 @@ def momenta_call(
     seed: int,
     step: int,
     advance: bool,
-    threads: int,
+    threads: int | None,
 ) -> None:
-    """Full-step momenta and kinetic energy. ValueError naming the argument that does not fit.
-
-    torch.library refuses aliases of what it changes: through ``torch.ops`` ``full_momenta`` must be
-    other memory than ``momenta``.
-    """
+    """Full-step momenta and kinetic energy. ValueError naming the argument that does not fit."""
     op = "langevin_momenta"
     chains, _ = check_arrays(
         op,
@@ -138,7 +134,7 @@ def metric_call(
     metric: torch.Tensor,
     blocks_done: torch.Tensor,
     backend: str,
-    threads: int,
+    threads: int | None,
 ) -> None:
     """Σ w²/M of each chain into ``metric``. ValueError naming the argument that does not fit."""
     op = "metric_sums"
@@ -188,7 +184,7 @@ def _run(
     arrays: dict[str, torch.Tensor | None],
     numbers: dict[str, int],
     blocks_done: torch.Tensor,
-    threads: int,
+    threads: int | None,
 ) -> None:
     weights = arrays["weights"]
     assert weights is not None
@@ -202,7 +198,7 @@ def _run(
         sizes = {"chains": weights.shape[0], "parameters": weights.shape[1]}
         pointers = dict(zip(arrays, addresses(*arrays.values()), strict=True))
         if backend == "cpu":
-            getattr(_core, op)(**sizes, **pointers, **numbers, threads=threads)
+            getattr(_core, op)(**sizes, **pointers, **numbers, threads=thread_count(op, threads))
         else:
             getattr(_core, f"{op}_cuda")(
                 **sizes,

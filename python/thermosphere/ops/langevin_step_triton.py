@@ -79,9 +79,9 @@ def chunk_normals(seed, STREAM: tl.constexpr, chain_id, move, first, CHUNK: tl.c
 
 @triton.jit
 def move_number(step, moves):
-    move = tl.to_tensor(step).to(tl.int64)
+    move = tl.to_tensor(step).to(tl.uint64)
     if moves is not None:
-        move += tl.load(moves)
+        move += tl.load(moves).to(tl.uint64)
     return move
 
 
@@ -197,7 +197,9 @@ def root_kernel(
     reached = tl.where(norm2 >= 0.0, on_sphere, s2 - s2 == 0.0)
     if failed_move is not None:
         failed = tl.load(failed_move + chain)
-        failed = tl.where((failed < 0) & (not reached), move_number(step, moves), failed)
+        failed = tl.where(
+            (failed < 0) & (not reached), move_number(step, moves).to(tl.int64), failed
+        )
         tl.store(failed_move + chain, failed)
         reached = reached & (failed < 0)
     value = tl.where(flat, 0.0, excess / tl.where(flat, 1.0, denominator))
