@@ -6,7 +6,7 @@ SOURCES := $(wildcard csrc/*) CMakeLists.txt pyproject.toml constraints.txt
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format sanitize bench clean
+.PHONY: help install demo test lint format sanitize bench gpu clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -55,6 +55,9 @@ bench: $(INSTALLED)  ## timings, each after its correctness check, and those of 
 	@mkdir -p build
 	set -o pipefail; $(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds | tee build/bench.log
 	$(BIN)/python benchmarks/record.py build/bench.log
+
+gpu: $(INSTALLED)  ## the step on a GPU: checked against the CPU, timed against copy bandwidth
+	$(BIN)/python benchmarks/gpu_step.py
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build

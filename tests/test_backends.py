@@ -108,7 +108,8 @@ def test_a_workspace_of_another_backend_is_refused() -> None:
 
 
 @pytest.mark.skipif(
-    cuda_obstacle() in (None, "the extension was built without nvcc"), reason="there is a GPU"
+    cuda_obstacle() in (None, "the extension was built without nvcc"),
+    reason="needs an extension with CUDA, and no GPU",
 )
 def test_calls_without_a_device_raise() -> None:
     """The extension's own calls: an error, and the process goes on."""

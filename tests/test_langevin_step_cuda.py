@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import gpu_step
 import pytest
 import torch
 from cuda_host import build_cuda_on_host, compile_on_host
@@ -27,7 +29,7 @@ from step_problem import (
 )
 
 from thermosphere import _core
-from thermosphere.ops import backends, langevin_step_call
+from thermosphere.ops import backends, langevin_step_call, philox
 from thermosphere.ops.langevin_step import (
     MoveCounter,
     StepWorkspace,
@@ -53,7 +55,8 @@ def on_host(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mod
     for name in CALLS:
         monkeypatch.setattr(_core, name, getattr(module, name))
     monkeypatch.setitem(backends.DEVICE_TYPES, "cuda", "cpu")
-    monkeypatch.setattr(langevin_step_call, "stream_handle", lambda device: STREAM)
+    for user in (langevin_step_call, philox):
+        monkeypatch.setattr(user, "stream_handle", lambda device: STREAM)
     yield module
     module.set_descending(False)
     module.set_no_device(False)
@@ -91,9 +94,8 @@ def test_the_step_equals_the_reference(on_host: ModuleType) -> None:
 @pytest.mark.parametrize("count", [1, 6, 4096, 9001])
 def test_normals_are_those_of_the_cpu(on_host: ModuleType, count: int) -> None:
     draw = {"seed": SEED, "stream": Stream.REDRAW, "chain": 2**32 - 1, "step": STEP}
-    got = torch.full((count,), torch.nan)
-    on_host.normals_cuda(**draw, count=count, out=got.data_ptr(), cuda_stream=0)
-    assert_same_bits(got, normals(**draw, count=count))
+    assert_same_bits(normals(**draw, count=count, backend="cuda"), normals(**draw, count=count))
+    assert on_host.last_stream() == STREAM
 
 
 def run(
@@ -173,6 +175,20 @@ def test_a_step_is_two_launches_on_the_stream_it_is_given(on_host: ModuleType) -
     take_step(problem, backend="cuda")
     assert on_host.launches() - before == 2
     assert on_host.last_stream() == STREAM
+
+
+def test_the_checks_of_the_gpu_benchmark_pass_here(on_host: ModuleType) -> None:
+    """benchmarks/gpu_step.py, as far as it runs without a GPU."""
+    cpu = torch.device("cpu")
+    assert "the CPU's bits" in gpu_step.check_noise(cpu, "cuda")
+    assert "the CPU's bits" in gpu_step.check_step(cpu, "cuda", SHAPES[:3])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_gpu_benchmark_says_that_there_is_no_gpu() -> None:
+    run = subprocess.run([sys.executable, gpu_step.__file__], capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stderr == "gpu_step: PyTorch finds no CUDA GPU here; nothing was run\n"
 
 
 def test_a_refused_launch_is_an_error(on_host: ModuleType) -> None:
