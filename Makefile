@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard csrc/*) CMakeLists.txt pyproject.toml constraints.txt
+CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*.cu tests/cuda_on_host/*)
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -31,14 +32,14 @@ lint: $(INSTALLED)  ## ruff, mypy, clang-format, and the extension with warnings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/*.cu
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel -C cmake.define.THERMOSPHERE_WERROR=ON .
 	$(BIN)/python .ci/wheel_contents.py
 
 format: $(INSTALLED)  ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*.h csrc/*.cpp csrc/*.cu
+	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 # ThreadSanitizer: the files that run each parallel loop of the extension on several threads. The others reach
 # the same loops through models and sampler, under a sanitizer that slows them tenfold.

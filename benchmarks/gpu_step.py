@@ -48,9 +48,8 @@ MOVES = 20  # of a captured graph
 COPIED = 2**28  # floats, 1 GiB: far past any cache
 
 
-def check_noise(device: torch.device, backend: str) -> str:
+def check_noise(device: torch.device, backend: str, count: int = 1_000_003) -> str:
     """Normals have the CPU's bits."""
-    count = 1_000_003
     for stream, seed, chain, step in ((0, 1, 2, 3), (2, 2**64 - 1, 2**32 - 1, 2**56 - 1)):
         draw = {"seed": seed, "stream": Stream(stream), "chain": chain, "step": step}
         got = normals(**draw, count=count, device=device, backend=backend)
@@ -116,8 +115,6 @@ def capture(run: Callable[[], None]) -> torch.cuda.CUDAGraph:
 
 def check_graph(device: torch.device, backend: str) -> str:
     """Replays of a graph of moves, one chain failing, against the same moves on the CPU."""
-    from step_problem import Problem, make_problem
-
     shape, replays = (4, 8_107), 5
     problem = make_problem(*shape)
     problem.momenta[2] *= 1e4
@@ -205,10 +202,10 @@ def timings(device: torch.device, backends: list[str]) -> Iterator[str]:
             )
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--check", action="store_true", help="no timings")
-    chosen = options.parse_args()
+    chosen = options.parse_args(arguments)
     if not torch.cuda.is_available():
         print("gpu_step: PyTorch finds no CUDA GPU here; nothing was run", file=sys.stderr)
         return 2
@@ -240,4 +237,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,5 +1,6 @@
 // The step on a GPU: the arguments of langevin_step.h with every array in device memory. Calls are put on the
-// stream and return: nothing waits, nothing is allocated, so that they can be captured in a CUDA graph.
+// stream and return: nothing waits, nothing is allocated, so that they can be captured in a CUDA graph. Call
+// each once before a capture: the first call loads its kernels.
 #pragma once
 
 #include "langevin_step.h"
