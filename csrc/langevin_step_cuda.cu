@@ -19,9 +19,14 @@ namespace {
 
 constexpr int threads = 256;
 
+// A block's shared memory, 32 kB: four blocks a multiprocessor on sm_80, six on sm_90.
 struct alignas(16) Terms {
-  float x[segment_elements],
-      y[segment_elements];  // 32 kB: four blocks a multiprocessor on sm_80, six on sm_90
+  float x[segment_elements];
+  float y[segment_elements];
+};
+union Room {
+  Terms terms;                     // of a segment's sums; x holds its noise before
+  double parts[segment_elements];  // sums of segments, where the last block of a chain joins them
 };
 
 // use(i, load(i)) for the elements of this thread, `together` loads before their uses: a store in between
@@ -98,12 +103,25 @@ __device__ bool last_of_chain(uint32_t* blocks_done, const Part& part, int64_t s
   return last;
 }
 
-// Segments in ascending order. Past the first-level cache, which may hold what was there before.
-__device__ double total(const double* partial_sums, const Part& part, int64_t segments, int which) {
+// Sum `threadIdx.x` of a chain, over its segments in ascending order, in the first `sums` threads. All
+// threads load, past the first-level cache, which may hold what was there before.
+template <int sums>
+__device__ double join_segments(const double* partial_sums, const Part& part, int64_t segments,
+                                double* parts) {
+  constexpr int64_t at_once = segment_elements / sums;
   double sum = 0.0;
+  for (int64_t first = 0; first < segments; first += at_once) {
+    const int count = static_cast<int>(segments - first < at_once ? segments - first : at_once);
+    const double* from = partial_sums + (part.chain * segments + first) * 3;
+    for (int i = threadIdx.x; i < count * sums; i += threads)
+      parts[i] = __ldcg(&from[i / sums * 3 + i % sums]);
+    __syncthreads();
+    if (threadIdx.x < sums) {
 #pragma unroll 8
-  for (int64_t i = 0; i < segments; ++i)
-    sum += __ldcg(&partial_sums[(part.chain * segments + i) * 3 + which]);
+      for (int i = 0; i < count; ++i) sum += parts[i * sums + threadIdx.x];
+    }
+    __syncthreads();
+  }
   return sum;
 }
 
@@ -118,7 +136,8 @@ __global__ void __launch_bounds__(threads)
     metric_kernel(int64_t parameters, const float* __restrict__ weights,
                   const float* __restrict__ inverse_masses, double* partial_sums, double* metric,
                   uint32_t* blocks_done) {
-  __shared__ Terms terms;
+  __shared__ Room room;
+  Terms& terms = room.terms;
   const int64_t segments = segment_count(parameters);
   const Part part = part_of(blockIdx.x, segments, parameters);
   for_elements(
@@ -128,12 +147,14 @@ __global__ void __launch_bounds__(threads)
         terms.y[i] = e.weight * e.inverse_mass;
       });
   store_sums<1>(terms, part, partial_sums + static_cast<int64_t>(blockIdx.x) * 3);
-  if (last_of_chain(blocks_done, part, segments) && threadIdx.x == 0)
-    metric[part.chain] = total(partial_sums, part, segments, 0);
+  if (!last_of_chain(blocks_done, part, segments)) return;
+  const double sum = join_segments<1>(partial_sums, part, segments, room.parts);
+  if (threadIdx.x == 0) metric[part.chain] = sum;
 }
 
 __global__ void __launch_bounds__(threads) propose_kernel(const LangevinStep s, uint32_t* blocks_done) {
-  __shared__ Terms terms;
+  __shared__ Room room;
+  Terms& terms = room.terms;
   __shared__ double sums[3];
   const int64_t segments = segment_count(s.parameters);
   const Part part = part_of(blockIdx.x, segments, s.parameters);
@@ -161,13 +182,15 @@ __global__ void __launch_bounds__(threads) propose_kernel(const LangevinStep s, 
       });
   store_sums<3>(terms, part, s.partial_sums + static_cast<int64_t>(blockIdx.x) * 3);
   if (!last_of_chain(blocks_done, part, segments)) return;
-  if (threadIdx.x < 3) sums[threadIdx.x] = total(s.partial_sums, part, segments, threadIdx.x);
+  const double sum = join_segments<3>(s.partial_sums, part, segments, room.parts);
+  if (threadIdx.x < 3) sums[threadIdx.x] = sum;
   __syncthreads();
   if (threadIdx.x == 0) settle_root(s, part.chain, sums[0], sums[1], sums[2]);
 }
 
 __global__ void __launch_bounds__(threads) project_kernel(const LangevinStep s, uint32_t* blocks_done) {
-  __shared__ Terms terms;
+  __shared__ Room room;
+  Terms& terms = room.terms;
   const int64_t segments = segment_count(s.parameters);
   const Part part = part_of(blockIdx.x, segments, s.parameters);
   const bool reachable = s.reachable[part.chain] != 0;
@@ -191,13 +214,16 @@ __global__ void __launch_bounds__(threads) project_kernel(const LangevinStep s, 
         });
     store_sums<1>(terms, part, s.partial_sums + static_cast<int64_t>(blockIdx.x) * 3);
   }
-  if (!last_of_chain(blocks_done, part, segments) || threadIdx.x != 0) return;
-  if (reachable) s.metric[part.chain] = total(s.partial_sums, part, segments, 0);
+  if (!last_of_chain(blocks_done, part, segments)) return;
+  const double sum = join_segments<1>(s.partial_sums, part, segments, room.parts);
+  if (threadIdx.x != 0) return;
+  if (reachable) s.metric[part.chain] = sum;
   advance(s.counter, blocks_done, s.chains);
 }
 
 __global__ void __launch_bounds__(threads) momenta_kernel(const LangevinMomenta s, uint32_t* blocks_done) {
-  __shared__ Terms terms;
+  __shared__ Room room;
+  Terms& terms = room.terms;
   const int64_t segments = segment_count(s.parameters);
   const Part part = part_of(blockIdx.x, segments, s.parameters);
   if (stands_still(s.counter, part.chain)) return;
@@ -224,14 +250,15 @@ __global__ void __launch_bounds__(threads) momenta_kernel(const LangevinMomenta 
         terms.y[i] = p.pull;
       });
   store_sums<1>(terms, part, s.partial_sums + static_cast<int64_t>(blockIdx.x) * 3);
-  if (last_of_chain(blocks_done, part, segments) && threadIdx.x == 0)
-    s.kinetic_energy[part.chain] = s.coefficients[part.chain].norm2 >= 0.0
-                                       ? total(s.partial_sums, part, segments, 0) / s.metric[part.chain]
-                                       : 0.0;  // holds the tangent shift until the energy replaces it
+  if (!last_of_chain(blocks_done, part, segments)) return;
+  const double sum = join_segments<1>(s.partial_sums, part, segments, room.parts);
+  if (threadIdx.x == 0)  // holds the tangent shift until the energy replaces it
+    s.kinetic_energy[part.chain] = s.coefficients[part.chain].norm2 >= 0.0 ? sum / s.metric[part.chain] : 0.0;
 }
 
 __global__ void __launch_bounds__(threads) tangent_kernel(const LangevinMomenta s, uint32_t* blocks_done) {
-  __shared__ Terms terms;
+  __shared__ Room room;
+  Terms& terms = room.terms;
   const int64_t segments = segment_count(s.parameters);
   const Part part = part_of(blockIdx.x, segments, s.parameters);
   const bool still = stands_still(s.counter, part.chain);
@@ -250,8 +277,10 @@ __global__ void __launch_bounds__(threads) tangent_kernel(const LangevinMomenta 
         });
     store_sums<1>(terms, part, s.partial_sums + static_cast<int64_t>(blockIdx.x) * 3);
   }
-  if (!last_of_chain(blocks_done, part, segments) || threadIdx.x != 0) return;
-  if (!still) s.kinetic_energy[part.chain] = 0.5 * total(s.partial_sums, part, segments, 0);
+  if (!last_of_chain(blocks_done, part, segments)) return;
+  const double sum = join_segments<1>(s.partial_sums, part, segments, room.parts);
+  if (threadIdx.x != 0) return;
+  if (!still) s.kinetic_energy[part.chain] = 0.5 * sum;
   advance(s.counter, blocks_done, s.chains);
 }
 
