@@ -92,9 +92,10 @@ TRITON_TYPES = {
     **dict.fromkeys(("parameters", "segments", "count"), "i32"),
     **dict.fromkeys(("step", "chain_id"), "i64"),
     "reachable": "*u8",
+    "out": "*fp64",
     "seed": "u64",
 }
-TRITON_CONSTANTS = {
+TRITON_CONSTANTS: dict[str, object] = {
     "SEGMENT": 4096,
     "PADDED": 64,  # segments of tf4's 168,853 parameters
     "WHICH": 0,
@@ -109,8 +110,9 @@ class TritonCode(NamedTuple):
     usage: Usage
 
 
-def compile_triton(folder: Path, architecture: int) -> list[TritonCode]:
-    """The Triton step's kernels, compiled ahead of time for tf4."""
+def compile_triton(folder: Path, architecture: int, *, smallest: bool = False) -> list[TritonCode]:
+    """The Triton step's kernels, compiled ahead of time: for tf4 with a counter, or as Triton does
+    it for one parameter, one segment and no counter, which it compiles in."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -119,12 +121,16 @@ def compile_triton(folder: Path, architecture: int) -> list[TritonCode]:
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     constants = {**TRITON_CONSTANTS, "CHUNK": step.CHUNK}
+    if smallest:
+        constants |= dict.fromkeys(("parameters", "segments", "count"), 1)
+        constants |= dict.fromkeys(("moves", "failed_move"))
+        constants |= {"PADDED": 1, "ADVANCE": False}
     code = []
     for name in sorted(name for name in vars(step) if name.endswith("_kernel")):
         kernel = getattr(step, name)
-        types = {argument: TRITON_TYPES.get(argument, "constexpr") for argument in kernel.arg_names}
-        if "out" in types:
-            types["out"] = "*fp32" if name == "normals_kernel" else "*fp64"
+        types = {a: "constexpr" if a in constants else TRITON_TYPES[a] for a in kernel.arg_names}
+        if name == "normals_kernel":
+            types["out"] = "*fp32"
         values = {a: constants[a] for a, type_ in types.items() if type_ == "constexpr"}
         compiled = triton.compile(
             ASTSource(kernel, types, values),

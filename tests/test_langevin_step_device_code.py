@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from device_code import (
@@ -77,6 +78,13 @@ def test_triton_kernels_fit(triton: list[TritonCode]) -> None:
     for _, usage in triton:
         assert usage.stack == usage.spills == 0, usage.line()
         assert blocks_a_multiprocessor(usage, threads=128) >= 5, usage.line()
+
+
+def test_triton_kernels_compile_for_one_parameter(tmp_path: Path) -> None:
+    """Ones and what is left out are compiled in, which the interpreter does not do."""
+    pytest.importorskip("triton")
+    for _, usage in compile_triton(tmp_path, 80, smallest=True):
+        assert usage.stack == usage.spills == 0, usage.line()
 
 
 def test_triton_arithmetic_is_the_cpus(triton: list[TritonCode]) -> None:
