@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard csrc/*) CMakeLists.txt pyproject.toml constraints.txt
+CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*.cu tests/cuda_on_host/*)
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format sanitize bench clean
+.PHONY: help install demo test lint format sanitize bench gpu clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -31,14 +32,14 @@ lint: $(INSTALLED)  ## ruff, mypy, clang-format, and the extension with warnings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/*.cu
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel -C cmake.define.THERMOSPHERE_WERROR=ON .
 	$(BIN)/python .ci/wheel_contents.py
 
 format: $(INSTALLED)  ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*.h csrc/*.cpp csrc/*.cu
+	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 # ThreadSanitizer: the files that run each parallel loop of the extension on several threads. The others reach
 # the same loops through models and sampler, under a sanitizer that slows them tenfold.
@@ -55,6 +56,9 @@ bench: $(INSTALLED)  ## timings, each after its correctness check, and those of 
 	@mkdir -p build
 	set -o pipefail; $(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds | tee build/bench.log
 	$(BIN)/python benchmarks/record.py build/bench.log
+
+gpu: $(INSTALLED)  ## the step on a GPU: checked against the CPU, timed against copy bandwidth
+	$(BIN)/python benchmarks/gpu_step.py
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "bindings_cuda.h"
 #include "bindings_layers.h"
 #include "encoder_gradient.h"
 #include "isa.h"
@@ -27,6 +28,10 @@ T* address(uintptr_t value) {
 
 ts::EncoderShape encoder_shape(int network, const std::array<int, 5>& sizes) {
   return {static_cast<ts::EncoderNetwork>(network), sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]};
+}
+
+ts::MoveCounter counter(uintptr_t moves, uintptr_t failed_move, bool advance) {
+  return {address<uint64_t>(moves), address<int64_t>(failed_move), advance};
 }
 
 // A gradient's call, as encoder_gradient and langevin_burst are handed it.
@@ -139,7 +144,8 @@ PYBIND11_MODULE(_core, m) {
       [](int64_t chains, int64_t parameters, uintptr_t weights, uintptr_t momenta, uintptr_t gradient,
          uintptr_t inverse_masses, uintptr_t noise_scales, uintptr_t proposal, uintptr_t partial_sums,
          uintptr_t coefficients, uintptr_t metric, uintptr_t multiplier, uintptr_t reachable,
-         uintptr_t chain_ids, uint64_t seed, uint64_t step, int threads) {
+         uintptr_t chain_ids, uint64_t seed, uint64_t step, uintptr_t moves, uintptr_t failed_move,
+         bool advance, int threads) {
         const py::gil_scoped_release release;
         ts::langevin_step({.chains = chains,
                            .parameters = parameters,
@@ -156,20 +162,22 @@ PYBIND11_MODULE(_core, m) {
                            .reachable = address<uint8_t>(reachable),
                            .chain_ids = address<const int64_t>(chain_ids),
                            .seed = seed,
-                           .step = step},
+                           .step = step,
+                           .counter = counter(moves, failed_move, advance)},
                           threads);
       },
       py::kw_only(), py::arg("chains"), py::arg("parameters"), py::arg("weights"), py::arg("momenta"),
       py::arg("gradient"), py::arg("inverse_masses"), py::arg("noise_scales"), py::arg("proposal"),
       py::arg("partial_sums"), py::arg("coefficients"), py::arg("metric"), py::arg("multiplier"),
-      py::arg("reachable"), py::arg("chain_ids"), py::arg("seed"), py::arg("step"), py::arg("threads"));
+      py::arg("reachable"), py::arg("chain_ids"), py::arg("seed"), py::arg("step"), py::arg("moves"),
+      py::arg("failed_move"), py::arg("advance"), py::arg("threads"));
 
   m.def(
       "langevin_momenta",
       [](int64_t chains, int64_t parameters, uintptr_t weights, uintptr_t momenta, uintptr_t gradient,
          uintptr_t inverse_masses, uintptr_t noise_scales, uintptr_t full_momenta, uintptr_t partial_sums,
          uintptr_t coefficients, uintptr_t metric, uintptr_t kinetic_energy, uintptr_t chain_ids,
-         uint64_t seed, uint64_t step, int threads) {
+         uint64_t seed, uint64_t step, uintptr_t moves, uintptr_t failed_move, bool advance, int threads) {
         const py::gil_scoped_release release;
         ts::langevin_momenta({.chains = chains,
                               .parameters = parameters,
@@ -185,13 +193,15 @@ PYBIND11_MODULE(_core, m) {
                               .kinetic_energy = address<double>(kinetic_energy),
                               .chain_ids = address<const int64_t>(chain_ids),
                               .seed = seed,
-                              .step = step},
+                              .step = step,
+                              .counter = counter(moves, failed_move, advance)},
                              threads);
       },
       py::kw_only(), py::arg("chains"), py::arg("parameters"), py::arg("weights"), py::arg("momenta"),
       py::arg("gradient"), py::arg("inverse_masses"), py::arg("noise_scales"), py::arg("full_momenta"),
       py::arg("partial_sums"), py::arg("coefficients"), py::arg("metric"), py::arg("kinetic_energy"),
-      py::arg("chain_ids"), py::arg("seed"), py::arg("step"), py::arg("threads"));
+      py::arg("chain_ids"), py::arg("seed"), py::arg("step"), py::arg("moves"), py::arg("failed_move"),
+      py::arg("advance"), py::arg("threads"));
 
   m.def(
       "fma_operations",
@@ -304,4 +314,5 @@ PYBIND11_MODULE(_core, m) {
       py::arg("moves"), py::arg("threads"));
 
   bind_layers(m);
+  bind_cuda(m);
 }

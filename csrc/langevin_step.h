@@ -8,7 +8,7 @@
 // metric correction is on, else 0.
 #pragma once
 
-#include <stdint.h>
+#include "host_device.h"
 
 namespace thermosphere {
 
@@ -19,6 +19,14 @@ constexpr int64_t segment_elements = 4096;
 struct StepCoefficients {
   double dt, momentum_factor, gradient_factor, metric_temperature;
   double norm2;  // Q; negative: no constraint
+};
+
+// Where moves that are replayed without the host (a CUDA graph) keep their place. Left out, the move is
+// `step` and a failure is told by `reachable` alone.
+struct MoveCounter {
+  uint64_t* moves = nullptr;       // () added to `step`
+  int64_t* failed_move = nullptr;  // (C) -1, or the first move that failed; such a chain stands still
+  bool advance = false;            // moves += 1 once the call is through
 };
 
 struct LangevinStep {
@@ -36,6 +44,7 @@ struct LangevinStep {
   uint8_t* reachable;        // (C) out: 0: sphere out of reach or not finite, the chain was left as it was
   const int64_t* chain_ids;  // (C)
   uint64_t seed, step;
+  MoveCounter counter = {};
 };
 
 // Full-step momenta p = a (Π - b g) + s η', made tangent: p -= w Σ(p w/M)/Σ(w²/M). Serves the kinetic
@@ -54,9 +63,10 @@ struct LangevinMomenta {
   double* kinetic_energy;                // (C) out: Σ p²/2M
   const int64_t* chain_ids;              // (C)
   uint64_t seed, step;
+  MoveCounter counter = {};  // a chain that stands still keeps `full_momenta` and `kinetic_energy`
 };
 
-inline int64_t segment_count(int64_t parameters) {
+THERMOSPHERE_INLINE int64_t segment_count(int64_t parameters) {
   return (parameters + segment_elements - 1) / segment_elements;
 }
 

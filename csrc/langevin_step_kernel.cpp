@@ -18,7 +18,7 @@ namespace thermosphere {
 namespace {
 
 constexpr int block = 4 * normal_counters;
-constexpr int lanes = 16;
+constexpr int lanes = sum_lanes;
 
 struct Lanes {
   double lane[lanes];
@@ -28,12 +28,7 @@ THERMOSPHERE_INLINE void clear(Lanes& sum) {
   for (int i = 0; i < lanes; ++i) sum.lane[i] = 0.0;
 }
 
-THERMOSPHERE_INLINE double join(const Lanes& sum) {
-  double half[lanes / 2];
-  for (int i = 0; i < 8; ++i) half[i] = sum.lane[i] + sum.lane[i + 8];
-  for (int i = 0; i < 4; ++i) half[i] += half[i + 4];
-  return (half[0] + half[2]) + (half[1] + half[3]);
-}
+THERMOSPHERE_INLINE double join(const Lanes& sum) { return join_lanes(sum.lane); }
 
 THERMOSPHERE_INLINE void store(double* sums, double first, double second, double third) {
   sums[0] = first;
@@ -78,14 +73,10 @@ void propose(const ProposeSegment& s) {
     const float* __restrict noise_scales = s.noise_scales + first;
     float* __restrict proposal = s.proposal + first;
     for_lanes(count, [&](int i, int lane) __attribute__((always_inline)) {
-      const float w = weights[i];
-      const float pull = w * inverse_masses[i];  // w/M
-      const float force = gradient[i] + s.metric_factor * pull;
-      const float kicked =
-          s.momentum_factor * momenta[i] - s.gradient_factor * force + noise_scales[i] * noise[i];
-      const float moved = w + (s.dt * inverse_masses[i]) * kicked;
-      proposal[i] = kicked;
-      const double moved_d = moved, pull_d = pull;
+      const Proposed to = propose_element(s.factors, weights[i], momenta[i], gradient[i], inverse_masses[i],
+                                          noise_scales[i], noise[i]);
+      proposal[i] = to.kicked;
+      const double moved_d = to.moved, pull_d = to.pull;
       s1.lane[lane] += moved_d * pull_d;
       s2.lane[lane] += moved_d * moved_d;
       s3.lane[lane] += pull_d * pull_d;
@@ -103,14 +94,12 @@ void project(const ProjectSegment& s) {
     const float* __restrict proposal = s.proposal + first;
     const float* __restrict inverse_masses = s.inverse_masses + first;
     for_lanes(count, [&](int i, int lane) __attribute__((always_inline)) {
-      const float w = weights[i];
-      const float kicked = proposal[i];
-      // The proposal again, bit for bit: cheaper than a second array to write and read.
-      const float moved = w + (s.dt * inverse_masses[i]) * kicked;
-      const float settled = moved + s.multiplier * (w * inverse_masses[i]);
-      weights[i] = settled;
-      momenta[i] = kicked + s.momentum_shift * w;
-      metric.lane[lane] += static_cast<double>(settled) * static_cast<double>(settled * inverse_masses[i]);
+      const Projected to =
+          project_element(s.dt, s.multiplier, s.momentum_shift, weights[i], proposal[i], inverse_masses[i]);
+      weights[i] = to.weight;
+      momenta[i] = to.momentum;
+      metric.lane[lane] +=
+          static_cast<double>(to.weight) * static_cast<double>(to.weight * inverse_masses[i]);
     });
   });
   store(s.sums, join(metric), 0.0, 0.0);
@@ -130,11 +119,10 @@ void momenta(const MomentaSegment& s) {
     const float* __restrict noise_scales = s.noise_scales + first;
     float* full = s.full_momenta + first;
     for_lanes(count, [&](int i, int lane) __attribute__((always_inline)) {
-      const float pull = weights[i] * inverse_masses[i];
-      const float force = gradient[i] + s.metric_factor * pull;
-      const float p = s.momentum_factor * (half[i] - s.gradient_factor * force) + noise_scales[i] * noise[i];
-      full[i] = p;
-      overlap.lane[lane] += static_cast<double>(p) * static_cast<double>(pull);
+      const FullMomentum p = full_momentum_element(s.factors, weights[i], half[i], gradient[i],
+                                                   inverse_masses[i], noise_scales[i], noise[i]);
+      full[i] = p.momentum;
+      overlap.lane[lane] += static_cast<double>(p.momentum) * static_cast<double>(p.pull);
     });
   });
   store(s.sums, join(overlap), 0.0, 0.0);
@@ -148,7 +136,7 @@ void tangent(const TangentSegment& s) {
     const float* __restrict inverse_masses = s.inverse_masses + first;
     float* __restrict full = s.full_momenta + first;
     for_lanes(count, [&](int i, int lane) __attribute__((always_inline)) {
-      const float p = full[i] - s.shift * weights[i];
+      const float p = tangent_element(s.shift, full[i], weights[i]);
       full[i] = p;
       energy.lane[lane] += static_cast<double>(p) * static_cast<double>(p * inverse_masses[i]);
     });

@@ -1,8 +1,7 @@
 // The step's inner loops, one segment of one chain at a time; one table of them per instruction set.
 #pragma once
 
-#include "langevin_step.h"
-#include "philox.h"
+#include "langevin_arithmetic.h"
 
 namespace thermosphere {
 
@@ -14,7 +13,7 @@ struct ProposeSegment {
   Draw draw;
   uint32_t first_quad;  // index of the first element, over 4
   int64_t count;
-  float dt, momentum_factor, gradient_factor, metric_factor;
+  StepFactors factors;
 };
 
 struct ProjectSegment {
@@ -32,7 +31,7 @@ struct MomentaSegment {
   Draw draw;
   uint32_t first_quad;
   int64_t count;
-  float momentum_factor, gradient_factor, metric_factor;
+  StepFactors factors;
 };
 
 struct TangentSegment {

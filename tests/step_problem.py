@@ -20,6 +20,28 @@ SEED, STEP = 0xFEDC_BA98_7654_3210, 2**35 + 3
 UNIT = 2.0**-24  # unit roundoff of float32
 
 
+SHAPES = [
+    (1, 1),
+    (1, 3),
+    (2, 4),
+    (3, 15),
+    (1, 16),
+    (2, 17),
+    (1, 63),
+    (2, 64),
+    (3, 65),
+    (1, 127),
+    (5, 1000),
+    (2, 4095),
+    (1, 4096),
+    (3, 4097),
+    (2, 8107),
+    (1, 8191),
+    (2, 12_289),
+    (1, 44_245),
+]
+
+
 class Problem(NamedTuple):
     """Arguments of one step, (C, N) float32 and per chain."""
 
@@ -76,14 +98,16 @@ class Stepped(NamedTuple):
     reachable: torch.Tensor
 
 
-def take_step(problem: Problem, *, step: int = STEP, threads: int = 1) -> Stepped:
+def take_step(
+    problem: Problem, *, step: int = STEP, threads: int = 1, backend: str = "auto"
+) -> Stepped:
     p = problem.copy()
     multiplier, reachable = langevin_step(
         *p[:5],
         coefficients=p.coefficients,
         metric=p.metric,
         chain_ids=p.chain_ids,
-        workspace=StepWorkspace(*p.weights.shape),
+        workspace=StepWorkspace(*p.weights.shape, device=p.weights.device, backend=backend),
         seed=SEED,
         step=step,
         threads=threads,
@@ -91,7 +115,9 @@ def take_step(problem: Problem, *, step: int = STEP, threads: int = 1) -> Steppe
     return Stepped(p.weights, p.momenta, p.metric, multiplier, reachable)
 
 
-def take_momenta(problem: Problem, *, threads: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+def take_momenta(
+    problem: Problem, *, threads: int = 1, backend: str = "auto"
+) -> tuple[torch.Tensor, torch.Tensor]:
     p = problem.copy()
     out = torch.full_like(p.momenta, torch.nan)
     energy = langevin_momenta(
@@ -99,7 +125,7 @@ def take_momenta(problem: Problem, *, threads: int = 1) -> tuple[torch.Tensor, t
         coefficients=p.coefficients,
         metric=p.metric,
         chain_ids=p.chain_ids,
-        workspace=StepWorkspace(*p.weights.shape),
+        workspace=StepWorkspace(*p.weights.shape, device=p.weights.device, backend=backend),
         seed=SEED,
         step=STEP,
         out=out,

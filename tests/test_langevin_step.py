@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numerics import assert_close
 from step_problem import (
     SEED,
+    SHAPES,
     STEP,
     UNIT,
     Problem,
@@ -39,27 +40,6 @@ from thermosphere.ops.langevin_step_ref import langevin_momenta_ref, langevin_st
 from thermosphere.ops.philox import Stream
 
 TINY = 1e-300  # a bound for numbers that must agree exactly, as the multiplier 0 off the sphere
-
-SHAPES = [
-    (1, 1),
-    (1, 3),
-    (2, 4),
-    (3, 15),
-    (1, 16),
-    (2, 17),
-    (1, 63),
-    (2, 64),
-    (3, 65),
-    (1, 127),
-    (5, 1000),
-    (2, 4095),
-    (1, 4096),
-    (3, 4097),
-    (2, 8107),
-    (1, 8191),
-    (2, 12_289),
-    (1, 44_245),
-]
 
 
 @pytest.fixture

@@ -40,11 +40,11 @@ def swapped(name: str, tensor: torch.Tensor) -> dict[str, object]:
         ),
         (
             swapped("noise_scales", torch.zeros(8, 2).t()),
-            "noise_scales must be contiguous on the CPU, got strides (1, 2) on cpu",
+            "noise_scales must be contiguous on cpu, got strides (1, 2) on cpu",
         ),
         (
             swapped("momenta", torch.zeros(2, 8, device="meta")),
-            "momenta must be contiguous on the CPU, got strides (8, 1) on meta",
+            "momenta must be contiguous on cpu, got strides (8, 1) on meta",
         ),
         (
             {"workspace": StepWorkspace(2, 9)},
@@ -61,6 +61,10 @@ def swapped(name: str, tensor: torch.Tensor) -> dict[str, object]:
         (
             swapped("chain_ids", torch.zeros(2, dtype=torch.int32)),
             "chain_ids must be (2,) contiguous int64, got (2,) int32",
+        ),
+        (
+            swapped("coefficients", torch.zeros(2, 5, dtype=torch.float64, device="meta")),
+            "coefficients must be on cpu, got meta",
         ),
         ({"seed": -1}, "seed must be in [0, 2**64), got -1"),
         ({"step": 2**56}, "step must be in [0, 2**56), got 72057594037927936"),

@@ -52,6 +52,9 @@ def langevin_step(
     chain_ids: int,
     seed: int,
     step: int,
+    moves: int,
+    failed_move: int,
+    advance: bool,
     threads: int,
 ) -> None: ...
 def langevin_momenta(
@@ -71,6 +74,9 @@ def langevin_momenta(
     chain_ids: int,
     seed: int,
     step: int,
+    moves: int,
+    failed_move: int,
+    advance: bool,
     threads: int,
 ) -> None: ...
 def fma_operations(rounds: int) -> float: ...
@@ -202,4 +208,67 @@ def mean_attention(
     tokens: int,
     mean: int,
     threads: int,
+) -> None: ...
+
+# The same in device memory, on a stream. RuntimeError where CUDA was not built or has no device.
+def normals_cuda(
+    *, seed: int, stream: int, chain: int, step: int, count: int, out: int, cuda_stream: int
+) -> None: ...
+def metric_sums_cuda(
+    *,
+    chains: int,
+    parameters: int,
+    weights: int,
+    inverse_masses: int,
+    partial_sums: int,
+    metric: int,
+    blocks_done: int,
+    stream: int,
+) -> None: ...
+def langevin_step_cuda(
+    *,
+    chains: int,
+    parameters: int,
+    weights: int,
+    momenta: int,
+    gradient: int,
+    inverse_masses: int,
+    noise_scales: int,
+    proposal: int,
+    partial_sums: int,
+    coefficients: int,
+    metric: int,
+    multiplier: int,
+    reachable: int,
+    chain_ids: int,
+    seed: int,
+    step: int,
+    moves: int,
+    failed_move: int,
+    advance: bool,
+    blocks_done: int,
+    stream: int,
+) -> None: ...
+def langevin_momenta_cuda(
+    *,
+    chains: int,
+    parameters: int,
+    weights: int,
+    momenta: int,
+    gradient: int,
+    inverse_masses: int,
+    noise_scales: int,
+    full_momenta: int,
+    partial_sums: int,
+    coefficients: int,
+    metric: int,
+    kinetic_energy: int,
+    chain_ids: int,
+    seed: int,
+    step: int,
+    moves: int,
+    failed_move: int,
+    advance: bool,
+    blocks_done: int,
+    stream: int,
 ) -> None: ...

@@ -11,6 +11,7 @@ import torch
 from thermosphere import __version__, _core
 from thermosphere.models.fused import chosen_backend
 from thermosphere.models.named import NAMES, named_model
+from thermosphere.ops.backends import NO_GPU, cuda_obstacle
 
 LIBRARIES = ("torch", "numpy", "numba", "xarray", "zarr", "arviz", "safetensors", "triton")
 
@@ -29,6 +30,7 @@ def doctor() -> list[tuple[str, str]]:
         ("threads", f"{torch.get_num_threads()} ({_core.parallel_backend()})"),
         ("gradient", _gradient_backends()),
         ("CUDA in the extension", _cuda(build)),
+        ("step on a GPU", _gpu_step()),
         ("CUDA in torch", _torch_cuda()),
         (
             "Triton",
@@ -50,6 +52,17 @@ def _cuda(build: dict[str, object]) -> str:
     driver = int(str(build["cuda_driver"]))
     found = f"driver CUDA {driver // 1000}.{driver % 1000 // 10}" if driver else "no driver"
     return f"compiled with nvcc {build['cuda']}; {build['cuda_devices']} devices, {found}"
+
+
+def _gpu_step() -> str:
+    obstacle = cuda_obstacle()
+    if obstacle is None:
+        return "CUDA kernels of the extension"
+    if obstacle in NO_GPU:
+        return f"CUDA kernels of the extension, and {obstacle} to run them"
+    if importlib.util.find_spec("triton") is None:
+        return f"none: {obstacle}, and Triton is not installed"
+    return f"Triton kernels: {obstacle}"
 
 
 def _torch_cuda() -> str:

@@ -19,11 +19,8 @@ from thermosphere.ops.encoder_gradient import (
     check_network,
     network_arguments,
 )
-from thermosphere.ops.langevin_step import (
-    StepWorkspace,
-    check_arrays,
-    check_chain_arrays,
-)
+from thermosphere.ops.langevin_step import StepWorkspace
+from thermosphere.ops.langevin_step_call import check_arrays, check_chain_arrays
 from thermosphere.ops.philox import check_counter
 
 
@@ -105,18 +102,19 @@ def langevin_burst(
     """
     op = "langevin_burst"
     check_network(op, potential.shape, potential.data, weights)
+    device = weights.device
     chains, parameters = check_arrays(
         op,
         weights=weights,
         momenta=momenta,
         inverse_masses=halves.inverse_masses,
         noise_scales=halves.step_scales,
-        workspace=workspace.step,
+        workspace=workspace.step.proposal,
         **({} if halves.momenta_scales is None else {"momenta_scales": halves.momenta_scales}),
     )
-    check_chain_arrays(op, chains, halves.step_coefficients, metric, chain_ids)
+    check_chain_arrays(op, chains, halves.step_coefficients, metric, chain_ids, device)
     if halves.momenta_coefficients is not None:
-        check_chain_arrays(op, chains, halves.momenta_coefficients, metric, chain_ids)
+        check_chain_arrays(op, chains, halves.momenta_coefficients, metric, chain_ids, device)
     if (halves.momenta_scales is None) != (halves.momenta_coefficients is None):
         raise ValueError(f"{op}: momenta_scales and momenta_coefficients go together")
     check_tensor(op, "loss_sums", loss_sums, (chains,), torch.float64)

@@ -11,14 +11,29 @@ first half of the paper's. τ is the
 temperature where the metric correction is on and 0 where it is off. The noise η is made inside from
 (seed, chain, step, index).
 The formula itself is in langevin_step_ref.py.
+
+Tensors on the CPU go to the extension, tensors on a GPU to its CUDA kernels or, where those cannot
+run, to Triton (ops/backends.py). CPU and CUDA make the same bits; Triton draws the same noise, and
+its sums differ in their last bits. Nothing waits for a GPU, so that calls can be captured in a CUDA
+graph; what changes from replay to replay is in a :class:`MoveCounter`.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from thermosphere import _core
-from thermosphere.ops.arguments import thread_count
+from thermosphere.ops.backends import step_backend
+from thermosphere.ops.langevin_step_call import (
+    check_arrays,
+    metric_call,
+    momenta_call,
+    momenta_op,
+    step_call,
+    step_op,
+)
 from thermosphere.ops.philox import check_counter
 
 UNCONSTRAINED = -1.0  # the value of norm2 that leaves the multiplier out
@@ -37,21 +52,48 @@ def step_coefficients(
     return torch.stack([column.double() for column in columns], dim=1).contiguous()
 
 
+class MoveCounter(NamedTuple):
+    """Where moves that are replayed without the host keep their place, on the tensors' device."""
+
+    moves: torch.Tensor  # (1,) int64, added to `step`
+    failed_move: torch.Tensor  # (C,) int64, -1, or the first move that failed
+
+    @classmethod
+    def start(
+        cls, chains: int, *, moves: int = 0, device: torch.device | str = "cpu"
+    ) -> MoveCounter:
+        """No chain has failed, and `moves` moves are behind."""
+        return cls(
+            torch.tensor([moves], dtype=torch.int64, device=device),
+            torch.full((chains,), -1, dtype=torch.int64, device=device),
+        )
+
+
 class StepWorkspace:
     """Scratch and small outputs of the step for (C, N), made once so that a step allocates
-    nothing."""
+    nothing. `backend` says what runs a step with this workspace (ops/backends.py)."""
 
-    def __init__(self, chains: int, parameters: int) -> None:
+    def __init__(
+        self,
+        chains: int,
+        parameters: int,
+        *,
+        device: torch.device | str = "cpu",
+        backend: str = "auto",
+    ) -> None:
         if chains < 1 or parameters < 1:
             raise ValueError(
                 f"StepWorkspace: expected chains and parameters >= 1, got ({chains}, {parameters})"
             )
+        self.backend = step_backend("StepWorkspace", torch.device(device), backend)
         segments = -(-parameters // _core.segment_elements)
-        self.proposal = torch.empty((chains, parameters), dtype=torch.float32)
-        self.partial_sums = torch.empty((chains, segments, 3), dtype=torch.float64)
-        self.multiplier = torch.zeros(chains, dtype=torch.float64)
-        self.reachable = torch.ones(chains, dtype=torch.uint8)
-        self.kinetic_energy = torch.zeros(chains, dtype=torch.float64)
+        self.proposal = torch.empty((chains, parameters), dtype=torch.float32, device=device)
+        self.partial_sums = torch.empty((chains, segments, 3), dtype=torch.float64, device=device)
+        self.multiplier = torch.zeros(chains, dtype=torch.float64, device=device)
+        self.reachable = torch.ones(chains, dtype=torch.uint8, device=device)
+        self.kinetic_energy = torch.zeros(chains, dtype=torch.float64, device=device)
+        # Zero between calls: blocks of a chain that are through, and chains that are through.
+        self.blocks_done = torch.zeros(chains + 1, dtype=torch.int32, device=device)
 
 
 def metric_sums(
@@ -62,18 +104,15 @@ def metric_sums(
     threads: int | None = None,
 ) -> torch.Tensor:
     """Σ w²/M of each chain, (C,) float64, bit for bit what a step leaves in ``metric``."""
-    chains, parameters = check_arrays(
-        "metric_sums", weights=weights, inverse_masses=inverse_masses, workspace=workspace
-    )
-    metric = torch.empty(chains, dtype=torch.float64)
-    _core.metric_sums(
-        chains=chains,
-        parameters=parameters,
-        weights=weights.data_ptr(),
-        inverse_masses=inverse_masses.data_ptr(),
-        partial_sums=workspace.partial_sums.data_ptr(),
-        metric=metric.data_ptr(),
-        threads=thread_count("metric_sums", threads),
+    metric = torch.empty(weights.shape[:1], dtype=torch.float64, device=weights.device)
+    metric_call(
+        weights,
+        inverse_masses,
+        workspace.partial_sums,
+        metric,
+        workspace.blocks_done,
+        backend=workspace.backend,
+        threads=threads,
     )
     return metric
 
@@ -91,6 +130,8 @@ def langevin_step(
     workspace: StepWorkspace,
     seed: int,
     step: int,
+    counter: MoveCounter | None = None,
+    advance: bool = False,
     threads: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One step of every chain, in place on ``weights``, ``momenta`` and ``metric``.
@@ -103,7 +144,13 @@ def langevin_step(
     the sphere out.
     metric: (C,) float64, Σ w²/M of the weights as they come in (:func:`metric_sums`); updated.
     chain_ids: (C,) int64, the identity that the noise depends on.
-    threads: default torch.get_num_threads(); the bits do not depend on it.
+    counter: the noise is that of move ``step + counter.moves``. A chain whose step fails has its
+    move written to ``counter.failed_move`` and stands still in all later calls; read it between
+    replays.
+    advance: add 1 to ``counter.moves`` at the end.
+    threads: on the CPU, default torch.get_num_threads(); the bits do not depend on it.
+
+    All tensors on one device, that of the workspace.
 
     Returns
     -------
@@ -111,37 +158,32 @@ def langevin_step(
     sphere's reach or is not finite: its weights,
     momenta and metric are untouched. Both are the workspace's own, overwritten by the next step.
 
-    Raises ValueError naming the argument whose shape, dtype or memory layout is wrong.
+    Raises ValueError naming the argument whose shape, dtype, device or memory layout is wrong,
+    RuntimeError where a GPU refuses the launch.
     """
-    chains, parameters = check_arrays(
-        "langevin_step",
-        weights=weights,
-        momenta=momenta,
-        gradient=gradient,
-        inverse_masses=inverse_masses,
-        noise_scales=noise_scales,
-        workspace=workspace,
-    )
-    check_chain_arrays("langevin_step", chains, coefficients, metric, chain_ids)
     check_counter("langevin_step", seed, step)
-    _core.langevin_step(
-        chains=chains,
-        parameters=parameters,
-        weights=weights.data_ptr(),
-        momenta=momenta.data_ptr(),
-        gradient=gradient.data_ptr(),
-        inverse_masses=inverse_masses.data_ptr(),
-        noise_scales=noise_scales.data_ptr(),
-        proposal=workspace.proposal.data_ptr(),
-        partial_sums=workspace.partial_sums.data_ptr(),
-        coefficients=coefficients.data_ptr(),
-        metric=metric.data_ptr(),
-        multiplier=workspace.multiplier.data_ptr(),
-        reachable=workspace.reachable.data_ptr(),
-        chain_ids=chain_ids.data_ptr(),
-        seed=seed,
+    call = step_op if torch.compiler.is_compiling() else step_call
+    call(
+        weights,
+        momenta,
+        gradient,
+        inverse_masses,
+        noise_scales,
+        workspace.proposal,
+        workspace.partial_sums,
+        coefficients,
+        metric,
+        workspace.multiplier,
+        workspace.reachable,
+        chain_ids,
+        None if counter is None else counter.moves,
+        None if counter is None else counter.failed_move,
+        workspace.blocks_done,
+        backend=workspace.backend,
+        seed=_signed(seed),
         step=step,
-        threads=thread_count("langevin_step", threads),
+        advance=advance,
+        threads=threads,
     )
     return workspace.multiplier, workspace.reachable
 
@@ -160,6 +202,8 @@ def langevin_momenta(
     seed: int,
     step: int,
     out: torch.Tensor,
+    counter: MoveCounter | None = None,
+    advance: bool = False,
     threads: int | None = None,
 ) -> torch.Tensor:
     """Full-step momenta into ``out`` (C, N); returns the kinetic energy Σ p²/2M, (C,) float64.
@@ -169,77 +213,35 @@ def langevin_momenta(
     With a = c1, b = dt/2 and s² = k² + v (dt m1/2)² this is the second half of the paper's step,
     and what the kinetic energy of the
     leapfrog scheme needs. ``out`` may be ``momenta``. Arguments as for :func:`langevin_step`;
-    nothing but ``out`` changes.
+    nothing but ``out`` changes. A chain with a ``failed_move`` keeps its ``out`` and energy.
     """
-    chains, parameters = check_arrays(
-        "langevin_momenta",
-        weights=weights,
-        momenta=momenta,
-        gradient=gradient,
-        inverse_masses=inverse_masses,
-        noise_scales=noise_scales,
-        out=out,
-        workspace=workspace,
-    )
-    check_chain_arrays("langevin_momenta", chains, coefficients, metric, chain_ids)
+    check_arrays("langevin_momenta", weights=weights, workspace=workspace.proposal)
     check_counter("langevin_momenta", seed, step)
-    _core.langevin_momenta(
-        chains=chains,
-        parameters=parameters,
-        weights=weights.data_ptr(),
-        momenta=momenta.data_ptr(),
-        gradient=gradient.data_ptr(),
-        inverse_masses=inverse_masses.data_ptr(),
-        noise_scales=noise_scales.data_ptr(),
-        full_momenta=out.data_ptr(),
-        partial_sums=workspace.partial_sums.data_ptr(),
-        coefficients=coefficients.data_ptr(),
-        metric=metric.data_ptr(),
-        kinetic_energy=workspace.kinetic_energy.data_ptr(),
-        chain_ids=chain_ids.data_ptr(),
-        seed=seed,
+    call = momenta_op if torch.compiler.is_compiling() else momenta_call
+    call(
+        weights,
+        momenta,
+        gradient,
+        inverse_masses,
+        noise_scales,
+        out,
+        workspace.partial_sums,
+        coefficients,
+        metric,
+        workspace.kinetic_energy,
+        chain_ids,
+        None if counter is None else counter.moves,
+        None if counter is None else counter.failed_move,
+        workspace.blocks_done,
+        backend=workspace.backend,
+        seed=_signed(seed),
         step=step,
-        threads=thread_count("langevin_momenta", threads),
+        advance=advance,
+        threads=threads,
     )
     return workspace.kinetic_energy
 
 
-def check_arrays(
-    op: str, *, weights: torch.Tensor, workspace: StepWorkspace, **others: torch.Tensor
-) -> tuple[int, int]:
-    """Check every (C, N) argument against ``weights``; returns (C, N)."""
-    if weights.ndim != 2:
-        raise ValueError(f"{op}: weights must be (C, N) float32, got {tuple(weights.shape)}")
-    for name, tensor in {"weights": weights, **others, "workspace": workspace.proposal}.items():
-        if tensor.shape != weights.shape or tensor.dtype != torch.float32:
-            raise ValueError(
-                f"{op}: {name} must be {tuple(weights.shape)} float32, "
-                f"got {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-            )
-        if tensor.device.type != "cpu" or not tensor.is_contiguous():
-            raise ValueError(
-                f"{op}: {name} must be contiguous on the CPU, "
-                f"got strides {tensor.stride()} on {tensor.device}"
-            )
-    return weights.shape[0], weights.shape[1]
-
-
-def check_chain_arrays(
-    op: str,
-    chains: int,
-    coefficients: torch.Tensor,
-    metric: torch.Tensor,
-    chain_ids: torch.Tensor,
-) -> None:
-    """ValueError unless the small arrays are (C, 5), (C,) and (C,)."""
-    expected = {
-        "coefficients": (coefficients, (chains, 5), torch.float64),
-        "metric": (metric, (chains,), torch.float64),
-        "chain_ids": (chain_ids, (chains,), torch.int64),
-    }
-    for name, (tensor, shape, dtype) in expected.items():
-        if tensor.shape != shape or tensor.dtype != dtype or not tensor.is_contiguous():
-            raise ValueError(
-                f"{op}: {name} must be {shape} contiguous {str(dtype).removeprefix('torch.')}, "
-                f"got {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-            )
+def _signed(seed: int) -> int:
+    """The same 64 bits as the integers of a torch.library schema."""
+    return seed - 2**64 if seed >= 2**63 else seed

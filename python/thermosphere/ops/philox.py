@@ -12,6 +12,7 @@ from enum import IntEnum
 import torch
 
 from thermosphere import _core
+from thermosphere.ops.backends import on_device, step_backend, stream_handle
 
 
 class Stream(IntEnum):
@@ -47,20 +48,41 @@ def uniform(*, seed: int, stream: Stream, chain: int, step: int) -> float:
     return _core.philox4x32(counter, [seed & 0xFFFFFFFF, seed >> 32])[0] * 2.0**-32
 
 
-def normals(*, seed: int, stream: Stream, chain: int, step: int, count: int) -> torch.Tensor:
-    """Standard normals ``(count,)`` float32 of one chain at one step.
+def normals(
+    *,
+    seed: int,
+    stream: Stream,
+    chain: int,
+    step: int,
+    count: int,
+    device: torch.device | str = "cpu",
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Standard normals ``(count,)`` float32 of one chain at one step, the same bits on every device
+    and backend (ops/backends.py).
 
     Box-Muller with polynomials of our own, tails to 6.7 standard deviations. Raises ValueError
-    where an argument is
-    out of range.
+    where an argument is out of range.
     """
     check_counter("normals", seed, step)
     if not 0 <= chain < 2**32:
         raise ValueError(f"normals: chain must be in [0, 2**32), got {chain}")
     if count < 0:
         raise ValueError(f"normals: count must be >= 0, got {count}")
-    out = torch.empty(count, dtype=torch.float32)
-    _core.normals(
-        seed=seed, stream=int(stream), chain=chain, step=step, count=count, out=out.data_ptr()
-    )
+    out = torch.empty(count, dtype=torch.float32, device=device)
+    backend = step_backend("normals", out.device, backend)
+    if count == 0:
+        return out
+    draw = {"seed": seed, "stream": int(stream), "chain": chain, "step": step}
+    with on_device(out.device):
+        if backend == "cpu":
+            _core.normals(**draw, count=count, out=out.data_ptr())
+        elif backend == "cuda":
+            _core.normals_cuda(
+                **draw, count=count, out=out.data_ptr(), cuda_stream=stream_handle(out.device)
+            )
+        else:
+            from thermosphere.ops import langevin_step_triton
+
+            langevin_step_triton.normals(**draw, out=out)
     return out
