@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 
 from thermosphere import _core
-from thermosphere.ops.arguments import addresses, thread_count
+from thermosphere.ops.arguments import thread_count
 from thermosphere.ops.backends import check_backend_device, on_device, stream_handle
 
 
@@ -188,43 +188,42 @@ def _run(
 ) -> None:
     weights = arrays["weights"]
     assert weights is not None
-    check_backend_device(op, backend, weights.device)
-    with on_device(weights.device):
-        if backend == "triton":
-            from thermosphere.ops import langevin_step_triton
+    device = weights.device
+    check_backend_device(op, backend, device)
+    if backend == "triton":
+        from thermosphere.ops import langevin_step_triton
 
+        with on_device(device):
             getattr(langevin_step_triton, op)(**arrays, **numbers)
-            return
-        sizes = {"chains": weights.shape[0], "parameters": weights.shape[1]}
-        pointers = dict(zip(arrays, addresses(*arrays.values()), strict=True))
-        if backend == "cpu":
-            getattr(_core, op)(**sizes, **pointers, **numbers, threads=thread_count(op, threads))
-        else:
-            getattr(_core, f"{op}_cuda")(
-                **sizes,
-                **pointers,
-                **numbers,
-                blocks_done=blocks_done.data_ptr(),
-                stream=stream_handle(weights.device),
-            )
+        return
+    chains, parameters = weights.shape
+    call = {name: 0 if tensor is None else tensor.data_ptr() for name, tensor in arrays.items()}
+    call |= numbers | {"chains": chains, "parameters": parameters}
+    if backend == "cpu":
+        getattr(_core, op)(**call, threads=thread_count(op, threads))
+        return
+    call |= {"blocks_done": blocks_done.data_ptr(), "stream": stream_handle(device)}
+    with on_device(device):
+        getattr(_core, f"{op}_cuda")(**call)
 
 
 def check_arrays(op: str, *, weights: torch.Tensor, **others: torch.Tensor) -> tuple[int, int]:
     """Check every (C, N) argument against ``weights``; returns (C, N)."""
-    if weights.ndim != 2:
-        raise ValueError(f"{op}: weights must be (C, N) float32, got {tuple(weights.shape)}")
+    shape, device = weights.shape, weights.device  # read once: each read makes an object
+    if len(shape) != 2:
+        raise ValueError(f"{op}: weights must be (C, N) float32, got {tuple(shape)}")
     for name, tensor in {"weights": weights, **others}.items():
-        if tensor.shape != weights.shape or tensor.dtype != torch.float32:
+        if tensor.shape != shape or tensor.dtype != torch.float32:
             raise ValueError(
-                f"{op}: {name} must be {tuple(weights.shape)} float32, "
+                f"{op}: {name} must be {tuple(shape)} float32, "
                 f"got {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
             )
-        if tensor.device != weights.device or not tensor.is_contiguous():
+        if tensor.device != device or not tensor.is_contiguous():
             raise ValueError(
-                f"{op}: {name} must be contiguous on {weights.device}, "
+                f"{op}: {name} must be contiguous on {device}, "
                 f"got strides {tensor.stride()} on {tensor.device}"
             )
-    return weights.shape[0], weights.shape[1]
+    return shape[0], shape[1]
 
 
 def check_chain_arrays(
