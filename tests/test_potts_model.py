@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from thermosphere.proteins.alphabet import ALPHABET, encode
-from thermosphere.proteins.potts import PottsModel, energy, interaction_matrix
+from thermosphere.proteins.potts import PottsModel, interaction_matrix
 from thermosphere.proteins.structure import native_2abd
 
 EPS = np.finfo(np.float64).eps
@@ -68,7 +68,11 @@ def test_contacts_share_one_block():
     model = PottsModel.from_contacts(native.contacts, interactions, native.length)
     assert (model.length, model.states, model.alphabet) == (86, 20, ALPHABET)
     assert model.couplings.shape == (1, 20, 20)
-    assert model.energy(tokens) == energy(tokens, native.contacts, interactions)
+    matrix = native.matrix()
+    exact = sum(
+        matrix[i, j] * interactions[tokens[i], tokens[j]] for i, j in combinations(range(86), 2)
+    )
+    assert abs(model.energy(tokens) - exact) < bound(model)
     own = PottsModel.from_couplings(
         native.contacts, np.repeat(interactions[None], len(native.contacts), axis=0), model.fields
     )
@@ -135,3 +139,17 @@ def test_bad_tokens_are_refused():
             model.energy(tokens)
     with pytest.raises(ValueError, match=r"tokens must be \(n,\)"):
         model.local_fields(np.zeros((2, 9), int))
+
+
+@pytest.mark.parametrize(
+    ("contacts", "interactions", "message"),
+    [
+        ([[0, 1]], [[0, 1, 2], [1, 0, 1]], r"interactions must be \(q, q\), q > 1, got \(2, 3\)"),
+        ([[0, 1]], [[0, 1], [2, 0]], r"symmetric, got J\[0, 1\] = 1, J\[1, 0\] = 2"),
+        ([[0, 1]], [[0, np.nan], [np.nan, 0]], "interactions must be finite"),
+        ([[0, 3]], [[0, 1], [1, 0]], r"sites must be 0\.\.2, got 0\.\.3"),
+    ],
+)
+def test_contacts_or_matrix_that_do_not_fit(contacts, interactions, message):
+    with pytest.raises(ValueError, match=message):
+        PottsModel.from_contacts(contacts, interactions, 3)

@@ -18,13 +18,7 @@ from tqdm import tqdm
 
 from thermosphere.proteins.alphabet import check_states
 from thermosphere.proteins.ladder import Crew, learn_ladder
-from thermosphere.proteins.potts import (
-    check_contacts,
-    check_interactions,
-    contact_neighbours,
-    energy,
-    local_fields,
-)
+from thermosphere.proteins.potts import PottsModel
 from thermosphere.proteins.tempering_result import TemperingResult
 from thermosphere.proteins.walker import (
     COUNTS,
@@ -48,8 +42,7 @@ _OVERLAP_PAIRS = 20_000
 
 
 def sample_sequences(
-    contacts: ArrayLike,
-    interactions: ArrayLike,
+    model: PottsModel,
     native: ArrayLike,
     *,
     seed: int,
@@ -65,11 +58,10 @@ def sample_sequences(
     record_levels: bool = False,
     progress: bool = False,
 ) -> TemperingResult:
-    """Sample sequences from exp(−E(s)/T), Eq. 1, at one temperature.
+    """Sample sequences from exp(−E(s)/T), E the model's energy, at one temperature.
 
     Arguments:
-        contacts: (E, 2) integer pairs i < j, 0-based.
-        interactions: (q, q) symmetric J.
+        model: n sites of q states.
         native: (n,) integers 0..q-1, where the walkers start; swap moves conserve its composition.
         seed: the sequences depend on it and on the other arguments, never on ``threads``.
         sequences: how many to harvest, S.
@@ -96,7 +88,7 @@ def sample_sequences(
     Raises: ValueError for arguments out of range; RuntimeError where the ladder does not reach the
     target, or the target is visited too rarely.
     """
-    system, pairs, tokens = _check(contacts, interactions, native, moves)
+    system, tokens = _check(model, native, moves)
     for name, value, least in (
         ("seed", seed, 0),
         ("sequences", sequences, 1),
@@ -131,40 +123,34 @@ def sample_sequences(
     }
     crew = Crew(
         system,
-        [_new_walker(system, pairs, tokens, seed, index) for index in range(walkers)],
+        [_new_walker(model, tokens, seed, index) for index in range(walkers)],
         threads or _available_cores(),
     )
     with crew.pool:
         ladder = learn_ladder(crew, 1.0 / hot, 1.0 / temperature, level_spacing, visit, progress)
         harvests = _harvest(crew, ladder, sequences, harvest_spacing, record_levels, progress)
-    return _result(crew, ladder, harvests, pairs, settings)
+    return _result(crew, ladder, harvests, model, settings)
 
 
-def _check(
-    contacts: ArrayLike, interactions: ArrayLike, native: ArrayLike, moves: str
-) -> tuple[System, NDArray[np.int64], NDArray[np.uint8]]:
+def _check(model: PottsModel, native: ArrayLike, moves: str) -> tuple[System, NDArray[np.uint8]]:
     where = "sample_sequences"
-    matrix = check_interactions(interactions, where)
     tokens = np.asarray(native)
-    if tokens.ndim != 1 or tokens.size < 2:
-        raise ValueError(f"{where}: native must be (n,), n > 1, got shape {tokens.shape}")
-    if len(matrix) > 256:
-        raise ValueError(f"{where}: at most 256 states fit a token, got {len(matrix)}")
-    check_states(tokens, len(matrix), f"{where}: native")
+    if tokens.shape != (model.length,):
+        raise ValueError(f"{where}: native must be ({model.length},), got shape {tokens.shape}")
+    check_states(tokens, model.states, f"{where}: native")
     if moves not in ("swap", "mutation"):
         raise ValueError(f"{where}: moves must be 'swap' or 'mutation', got {moves!r}")
     if moves == "swap" and len(np.unique(tokens)) == 1:
         raise ValueError(f"{where}: swaps need two kinds of residue, native has one")
-    pairs = check_contacts(contacts, tokens.size, where)
-    if not len(pairs):
-        raise ValueError(f"{where}: contacts are empty, every sequence has energy 0")
-    in_contact = np.zeros((tokens.size, tokens.size), dtype=np.uint8)
-    in_contact[pairs[:, 0], pairs[:, 1]] = in_contact[pairs[:, 1], pairs[:, 0]] = 1
-    starts, neighbours = contact_neighbours(pairs, tokens.size)
-    system = System(
-        np.ascontiguousarray(matrix), in_contact, starts, neighbours, moves == "mutation"
-    )
-    return system, pairs, tokens.astype(np.uint8)
+    if not len(model.pairs) and not model.fields.any():
+        raise ValueError(f"{where}: no pairs and no fields, every sequence has energy 0")
+    i, j = model.pairs.T
+    block_of = np.full((model.length, model.length), -1, dtype=np.int32)
+    block_of[i, j] = block_of[j, i] = model.block
+    starts = np.concatenate([[0], np.cumsum((block_of >= 0).sum(axis=1))])
+    neighbours = np.nonzero(block_of >= 0)[1]
+    system = System(model.couplings, block_of, starts, neighbours, moves == "mutation")
+    return system, tokens.astype(np.uint8)
 
 
 def _available_cores() -> int:
@@ -173,14 +159,12 @@ def _available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _new_walker(
-    system: System, pairs: NDArray[np.int64], tokens: NDArray[np.uint8], seed: int, index: int
-) -> Walker:
+def _new_walker(model: PottsModel, tokens: NDArray[np.uint8], seed: int, index: int) -> Walker:
     seeds = np.random.SeedSequence([seed, index])
     return Walker(
         tokens=tokens.copy(),
-        fields=local_fields(tokens, pairs, system.interactions),
-        energy=energy(tokens[None], pairs, system.interactions),
+        fields=model.local_fields(tokens),
+        energy=model.energy(tokens[None]),
         counter=np.array(seeds.generate_state(1, np.uint64), dtype=np.uint64),
         place=np.zeros(3, dtype=np.int64),
         counts=np.zeros((COUNTS, 1), dtype=np.int64),
@@ -243,7 +227,7 @@ def _result(
     crew: Crew,
     ladder: Ladder,
     harvests: list[Harvest],
-    pairs: NDArray[np.int64],
+    model: PottsModel,
     settings: dict[str, Any],
 ) -> TemperingResult:
     found = crew.levels()
@@ -255,12 +239,11 @@ def _result(
     diagnostics = {
         "round_trips": trips,
         "round_trips_per_sequence": trips / len(sequences),
-        **_overlaps(sequences, walker, crew.system, settings["seed"]),
+        **_overlaps(sequences, walker, model.states, settings),
         "distinct_sequences": len(np.unique(sequences, axis=0)),
         "proposals": int(found.counts[PROPOSALS].sum()),
         "energy_drift": max(
-            abs(float(member.energy[0] - energy(member.tokens, pairs, crew.system.interactions)))
-            for member in crew.walkers
+            abs(float(member.energy[0] - model.energy(member.tokens))) for member in crew.walkers
         ),
     }
     warnings = []
@@ -277,10 +260,9 @@ def _result(
         )
     return TemperingResult(
         sequences=sequences,
-        energies=energy(sequences, pairs, crew.system.interactions),
+        energies=model.energy(sequences),
         walker=walker,
-        interactions=crew.system.interactions,
-        contacts=pairs,
+        model=model,
         temperatures=1.0 / ladder.betas,
         weights=ladder.weights,
         cycle=ladder.cycle,
@@ -300,11 +282,13 @@ def _result(
 
 
 def _overlaps(
-    sequences: NDArray[np.uint8], walker: NDArray[np.int64], system: System, seed: int
+    sequences: NDArray[np.uint8],
+    walker: NDArray[np.int64],
+    states: int,
+    settings: dict[str, Any],
 ) -> dict[str, float | None]:
     """Mean share of equal sites; None where there is no pair to compare."""
-    states = len(system.interactions)
-    if system.mutate:
+    if settings["moves"] == "mutation":
         shares = np.full(states, 1.0 / states)
     else:
         shares = np.bincount(sequences[0], minlength=states) / sequences.shape[1]
@@ -318,7 +302,7 @@ def _overlaps(
         equal = sequences[neighbours] == sequences[neighbours + 1]
         overlaps["overlap_consecutive"] = float(equal.mean())
     if len(sequences) > 1:
-        generator = np.random.default_rng(seed)
+        generator = np.random.default_rng(settings["seed"])
         first = generator.integers(len(sequences), size=_OVERLAP_PAIRS)
         second = (first + generator.integers(1, len(sequences), size=_OVERLAP_PAIRS)) % len(
             sequences

@@ -5,8 +5,8 @@ The joint law of sequence s and level k is p(s, k) ∝ exp(−β_k E(s) + g_k). 
   a move k → k ± 1, accepted with probability min(1, exp(−(β_k' − β_k) E + g_k' − g_k)).
 Both leave p unchanged, so at each level the sequences are Boltzmann's, whatever g and cycle are.
 
-The walker keeps the local fields h[i, a] = Σ_{k in contact with i} J[a, s_k]: a proposal costs four
-look-ups and only an accepted one pays for its neighbours.  Near freezing, where a ladder spends its
+The walker keeps the local fields h_i(a) + Σ_k J_ik(a, s_k): a proposal costs four look-ups and only
+an accepted one pays for its neighbours.  Near freezing, where a ladder spends its
 time, most proposals are refused, so that is cheaper than summing over neighbours at each.
 
 Differences and walk share a file: numba's on-disk cache does not notice a change in another one.
@@ -33,10 +33,10 @@ _HOT, _COLD = 1, 2
 
 
 class System(NamedTuple):
-    """What the walk reads; n sites, q states, E contacts."""
+    """What the walk reads of a PottsModel; n sites, q states, E pairs."""
 
-    interactions: NDArray[np.float64]  # (q, q) symmetric
-    in_contact: NDArray[np.uint8]  # (n, n) symmetric, zero diagonal
+    couplings: NDArray[np.float64]  # (B, q, q), the lower site's state first
+    block_of: NDArray[np.int32]  # (n, n) symmetric, the block of a pair, -1: no pair
     starts: NDArray[np.int64]  # (n + 1,) neighbours of i: neighbours[starts[i]:starts[i + 1]]
     neighbours: NDArray[np.int64]  # (2E,)
     mutate: bool  # moves set one site to a random state; otherwise they swap two sites
@@ -92,16 +92,16 @@ def _uniform(bits: Any) -> Any:
 
 
 @njit(inline="always")
-def swap_difference(
-    tokens: Any, fields: Any, in_contact: Any, interactions: Any, i: Any, j: Any
-) -> Any:
+def swap_difference(tokens: Any, fields: Any, block_of: Any, couplings: Any, i: Any, j: Any) -> Any:
     """E after swapping the residues of sites i and j, minus E before; i ≠ j."""
     a = tokens[i]
     b = tokens[j]
     difference = fields[i, b] - fields[i, a] + fields[j, a] - fields[j, b]
-    if in_contact[i, j]:
-        # The fields count the pair i–j as if its other end stayed; a swap leaves its energy alone.
-        difference -= interactions[a, a] + interactions[b, b] - 2.0 * interactions[a, b]
+    block = block_of[i, j]
+    if block >= 0:
+        # The fields count the pair i–j as if its other end stayed.
+        pair = couplings[block]
+        difference += pair[a, b] + pair[b, a] - pair[a, a] - pair[b, b]
     return difference
 
 
@@ -112,16 +112,18 @@ def mutation_difference(tokens: Any, fields: Any, i: Any, state: Any) -> Any:
 
 
 @njit(inline="always")
-def set_state(system: Any, tokens: Any, fields: Any, i: Any, state: Any, change: Any) -> None:
-    """Put ``state`` at site i and keep the fields true; change: (q,) scratch."""
+def set_state(system: Any, tokens: Any, fields: Any, i: Any, state: Any) -> None:
+    """Put ``state`` at site i and keep the fields true."""
     old = tokens[i]
     tokens[i] = state
-    for c in range(change.shape[0]):
-        change[c] = system.interactions[state, c] - system.interactions[old, c]
     for p in range(system.starts[i], system.starts[i + 1]):
         k = system.neighbours[p]
-        for c in range(change.shape[0]):
-            fields[k, c] += change[c]
+        pair = system.couplings[system.block_of[i, k]]
+        for c in range(fields.shape[1]):
+            if i < k:
+                fields[k, c] += pair[state, c] - pair[old, c]
+            else:
+                fields[k, c] += pair[c, state] - pair[c, old]
 
 
 @njit(nogil=True, cache=True)
@@ -132,13 +134,12 @@ def walk(system: Any, walker: Any, ladder: Any, cycles: Any, harvest: Any) -> No
     """
     tokens, fields, counts, place = walker.tokens, walker.fields, walker.counts, walker.place
     n = tokens.shape[0]
-    states = system.interactions.shape[0]
+    states = fields.shape[1]
     coldest = ladder.betas.shape[0] - 1
     quota = harvest.tokens.shape[1]
     counter = walker.counter[0]
     energy = walker.energy[0]
     level = place[LEVEL]
-    change = np.empty(states)
     for _ in range(cycles):
         beta = ladder.betas[level]
         accepted = 0
@@ -156,7 +157,7 @@ def walk(system: Any, walker: Any, ladder: Any, cycles: Any, harvest: Any) -> No
                 if tokens[i] == tokens[j]:
                     continue
                 difference = swap_difference(
-                    tokens, fields, system.in_contact, system.interactions, i, j
+                    tokens, fields, system.block_of, system.couplings, i, j
                 )
             if difference > 0.0:
                 counter += _GOLDEN
@@ -165,11 +166,11 @@ def walk(system: Any, walker: Any, ladder: Any, cycles: Any, harvest: Any) -> No
             energy += difference
             accepted += 1
             if system.mutate:
-                set_state(system, tokens, fields, i, state, change)
+                set_state(system, tokens, fields, i, state)
             else:
                 old = tokens[i]
-                set_state(system, tokens, fields, i, tokens[j], change)
-                set_state(system, tokens, fields, j, old, change)
+                set_state(system, tokens, fields, i, tokens[j])
+                set_state(system, tokens, fields, j, old)
         counts[VISITS, level] += 1
         counts[PROPOSALS, level] += ladder.cycle[level]
         counts[ACCEPTED, level] += accepted

@@ -33,7 +33,7 @@ from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.proteins.alphabet import encode
 from thermosphere.proteins.dataset import DataSet, make_data_set
 from thermosphere.proteins.fasta import read_sequences, write_fasta
-from thermosphere.proteins.potts import interaction_matrix, load_interactions
+from thermosphere.proteins.potts import PottsModel, interaction_matrix, load_interactions
 from thermosphere.proteins.structure import ContactMap, contact_map, native_2abd
 from thermosphere.proteins.tempering import sample_sequences
 from thermosphere.proteins.tempering_result import TemperingResult
@@ -143,8 +143,7 @@ class Run:
                 )
         else:
             result = sample_sequences(
-                protein.contacts,
-                self._interactions(),
+                PottsModel.from_contacts(protein.contacts, self._interactions(), protein.length),
                 encode(protein.sequence),
                 sequences=settings.count,
                 temperature=settings.temperature,
