@@ -5,8 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from thermosphere.proteins.alphabet import ALPHABET
-from thermosphere.proteins.potts import PottsModel, interaction_matrix, load_interactions
+from thermosphere.proteins.potts import PottsModel, interaction_matrix
 from thermosphere.proteins.structure import native_2abd
 from thermosphere.proteins.tempering import _check
 from thermosphere.proteins.walker import mutation_difference, set_state, swap_difference
@@ -96,32 +95,6 @@ def test_neighbours_list_every_pair_from_both_ends():
     for i in range(86):
         found = system.neighbours[system.starts[i] : system.starts[i + 1]]
         assert found.tolist() == np.flatnonzero(matrix[i]).tolist()
-
-
-def test_load_interactions(tmp_path):
-    interactions = interaction_matrix(5)
-    path = tmp_path / "J.txt"
-    rows = [" ".join(repr(float(value)) for value in row) for row in interactions]
-    path.write_text("# J\n" + "\n".join(rows) + "\n")
-    assert (load_interactions(path) == interactions).all()
-    other = "ACDEFGHIKLMNPQRSTVWY"
-    order = [ALPHABET.index(letter) for letter in other]
-    permuted = interactions[np.ix_(order, order)]
-    rows_permuted = [" ".join(repr(float(value)) for value in row) for row in permuted]
-    path.write_text(" ".join(other) + "\n" + "\n".join(rows_permuted) + "\n")
-    assert (load_interactions(path) == interactions).all()
-    spoiled = interactions.copy()
-    spoiled[3, 7] += 1
-    for text, message in (
-        ("\n".join(rows[:-1]), "expected 20 rows, got 19"),
-        ("\n".join([*rows[:4], rows[4] + " 1", *rows[5:]]), "line 5: expected 20 numbers, got 21"),
-        ("\n".join([*rows[:4], "x" + rows[4], *rows[5:]]), "line 5: expected 20 numbers"),
-        ("\n".join(" ".join(map(str, row)) for row in spoiled), r"symmetric, got J\[3, 7\]"),
-        ("\n".join([rows[0].replace(rows[0].split()[0], "nan"), *rows[1:]]), "finite"),
-    ):
-        path.write_text(text)
-        with pytest.raises(ValueError, match=message):
-            load_interactions(path)
 
 
 def test_interaction_matrix_refuses():

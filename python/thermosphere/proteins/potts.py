@@ -6,9 +6,7 @@ entries N(0, 1).  Direct-coupling analysis has a matrix J_ij for every pair, and
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -198,45 +196,6 @@ def interaction_matrix(seed: int, states: int = STATES) -> NDArray[np.float64]:
     matrix[upper] = np.random.default_rng(seed).standard_normal(len(upper[0]))
     matrix.T[upper] = matrix[upper]
     return matrix
-
-
-def load_interactions(path: str | os.PathLike[str]) -> NDArray[np.float64]:
-    """Read J from text: 20 lines of 20 numbers, in the order of ``ALPHABET``.
-
-    ``#`` begins a comment.  A first line of the twenty letters states another order; the matrix
-    returned is in the order of ``ALPHABET``.
-
-    Returns: (20, 20) float64.
-    Raises: ValueError with the line number for anything but a symmetric 20 × 20 matrix of finite
-    numbers; OSError where the file cannot be read.
-    """
-    path = Path(path)
-    order = list(range(STATES))
-    rows: list[list[float]] = []
-    text = path.read_text(encoding="utf-8", errors="replace")
-    for number, line in enumerate(text.splitlines(), start=1):
-        words = line.split("#", 1)[0].split()
-        if not words:
-            continue
-        letters = "".join(words).upper()
-        if not rows and sorted(letters) == sorted(ALPHABET):
-            order = [letters.index(letter) for letter in ALPHABET]
-            continue
-        try:
-            rows.append([float(word) for word in words])
-        except ValueError:
-            raise ValueError(
-                f"load_interactions: {path} line {number}: expected {STATES} numbers, got "
-                f"{line.strip()[:40]!r}"
-            ) from None
-        if len(words) != STATES:
-            raise ValueError(
-                f"load_interactions: {path} line {number}: expected {STATES} numbers, "
-                f"got {len(words)}"
-            )
-    if len(rows) != STATES:
-        raise ValueError(f"load_interactions: {path}: expected {STATES} rows, got {len(rows)}")
-    return check_interactions(np.array(rows)[np.ix_(order, order)], f"load_interactions: {path}")
 
 
 def check_interactions(interactions: ArrayLike, where: str) -> NDArray[np.float64]:

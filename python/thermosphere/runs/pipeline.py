@@ -33,7 +33,8 @@ from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.proteins.alphabet import encode
 from thermosphere.proteins.dataset import DataSet, make_data_set
 from thermosphere.proteins.fasta import read_sequences, write_fasta
-from thermosphere.proteins.potts import PottsModel, interaction_matrix, load_interactions
+from thermosphere.proteins.interactions import read_interactions
+from thermosphere.proteins.potts import PottsModel, interaction_matrix
 from thermosphere.proteins.structure import ContactMap, contact_map, native_2abd
 from thermosphere.proteins.tempering import sample_sequences
 from thermosphere.proteins.tempering_result import TemperingResult
@@ -290,7 +291,7 @@ class Run:
         return (
             interaction_matrix(self.config.interaction_seed)
             if path is None
-            else load_interactions(path)
+            else read_interactions(path)[0]
         )
 
     def _data(self) -> DataSet:
