@@ -6,9 +6,10 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
+from thermosphere.proteins import harvest
 from thermosphere.proteins import ladder as ladder_module
-from thermosphere.proteins import tempering
 from thermosphere.proteins.alphabet import encode
+from thermosphere.proteins.crew import Crew
 from thermosphere.proteins.potts import PottsModel, interaction_matrix
 from thermosphere.proteins.structure import native_2abd
 from thermosphere.proteins.tempering import TemperingResult, sample_sequences
@@ -259,9 +260,10 @@ def test_a_ladder_that_cannot_reach_the_target(protein, monkeypatch):
 
 
 def test_a_target_visited_too_rarely(monkeypatch):
-    monkeypatch.setattr(tempering, "_HARVEST_PATIENCE", 0)
-    monkeypatch.setattr(tempering, "_CHUNK", 1)
-    with pytest.raises(RuntimeError, match="a walker found 0 of 50 sequences in 1 cycles"):
+    monkeypatch.setattr(harvest, "_PATIENCE", 1)
+    monkeypatch.setattr(harvest, "_ROUND", 1)
+    monkeypatch.setattr(Crew, "harvest", lambda *_: None)
+    with pytest.raises(RuntimeError, match=r"found 0 of 50 sequences in \d+ cycles"):
         small_run("swap")
 
 

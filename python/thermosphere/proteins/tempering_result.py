@@ -31,7 +31,8 @@ class TemperingResult:
         mean_energy, energy_deviation: (K,) float64, ⟨E⟩ and σ_E over those visits.
         acceptance: (K,) float64, accepted share of the proposals.
         level_acceptance: (K - 1,) float64, accepted share of the moves k → k + 1.
-        log_partition: (K,) float64, ln Z_k − ln Z_0 = ln(visits_k / visits_0) − (g_k − g_0).
+        log_partition: (K,) float64, ln Z_k − ln Z_0 by Bennett's ratio of neighbouring levels.
+        log_partition_error: (K,) float64, standard errors, by the jackknife over walkers.
         level_sequences: (K, S, n) uint8 where every level was recorded, else (0, 0, n).
         diagnostics: plain numbers, see ``sample_sequences``.
         settings: the arguments of the run.
@@ -51,6 +52,7 @@ class TemperingResult:
     acceptance: NDArray[np.float64]
     level_acceptance: NDArray[np.float64]
     log_partition: NDArray[np.float64]
+    log_partition_error: NDArray[np.float64]
     level_sequences: NDArray[np.uint8]
     diagnostics: dict[str, Any]
     settings: dict[str, Any]
