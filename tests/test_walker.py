@@ -9,7 +9,7 @@ from thermosphere.proteins.crew import empty_harvest, new_walker
 from thermosphere.proteins.fixed_point import TOKEN, fixed_point, grid_energy, local_differences
 from thermosphere.proteins.potts import PottsModel, interaction_matrix
 from thermosphere.proteins.structure import native_2abd
-from thermosphere.proteins.walker import ACCEPTED, DESCENTS, Ladder, walk
+from thermosphere.proteins.walker import ACCEPTED, COUNTS, DESCENTS, SUMS, Ladder, walk
 
 EPS = np.finfo(np.float64).eps
 
@@ -191,7 +191,7 @@ def test_a_level_move_goes_on_or_turns_round(way):
         (1 / temperatures[1] - 1 / temperatures[1 + way]) * energy + weights[1 + way] - weights[1]
     )
     walker = fresh(MODEL, system, start, key(9))._replace(
-        counts=np.zeros((6, 3), dtype=np.int64), sums=np.zeros((4, 3))
+        counts=np.zeros((COUNTS, 3), dtype=np.int64), sums=np.zeros((SUMS, 3))
     )
     moved = 0
     for _ in range(TRIES):

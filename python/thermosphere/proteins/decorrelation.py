@@ -36,8 +36,8 @@ class Decorrelation:
 
     @property
     def spacing(self) -> int:
-        """Visits from one harvest to the next: 2τ, of the slower one."""
-        return math.ceil(2.0 * max(self.energy, self.overlap))
+        """Visits from one harvest to the next: 3τ of the slower one, e⁻³ where C is exponential."""
+        return math.ceil(3.0 * max(self.energy, self.overlap))
 
 
 def measure_decorrelation(crew: Crew, ladder: Ladder) -> Decorrelation:

@@ -40,8 +40,8 @@ _ULP = 2.0**-53
 _TOGETHER = 16  # proposals judged at once; 8 and 32 are slower at the coldest level
 
 # Rows of Walker.counts, one column a level.
-VISITS, PROPOSALS, ACCEPTED, DESCENTS_TRIED, DESCENTS, SINCE_HARVEST = range(6)
-COUNTS = 6
+VISITS, PROPOSALS, ACCEPTED, DESCENTS_TRIED, DESCENTS, SINCE_HARVEST, FROM_HOT = range(7)
+COUNTS = 7
 # Rows of Walker.sums: E, E², and Bennett's (1976) two functions, f(x) = 1 / (1 + e^x), c = g1 − g0:
 # Z1/Z0 = e^−c ⟨f((β1 − β0) E − c)⟩_0 / ⟨f(c − (β1 − β0) E)⟩_1, towards the next level and from it.
 ENERGY, ENERGY_SQUARED, TO_COLDER, TO_HOTTER = range(4)
@@ -404,6 +404,8 @@ def walk(system: Any, walker: Any, ladder: Any, cycles: Any, harvest: Any) -> No
                 walker.last_ends[r] = _HOT
             elif level == coldest and walker.last_ends[r] == _HOT:
                 walker.last_ends[r] = _COLD
+            if walker.last_ends[r] == _HOT:
+                counts[FROM_HOT, level] += 1
             row = harvest.row[level]
             if row >= 0 and harvest.filled[row] < quota:
                 counts[SINCE_HARVEST, level] += 1
