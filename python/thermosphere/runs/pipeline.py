@@ -184,9 +184,8 @@ class Run:
             result = TemperingResult.load(self._needs("sequences.npz", "sequences"))
             if result.model.alphabet != ALPHABET:
                 raise ValueError(
-                    f"dataset: the networks read the twenty amino acids {ALPHABET}, the "
-                    f"{result.model.states} states of {self.directory / 'sequences.npz'} are "
-                    f"{result.model.alphabet or 'numbers without letters'}"
+                    f"dataset: the networks read the twenty amino acids {ALPHABET}, the sequences "
+                    f"are of {result.model.states} states {result.model.alphabet or '(numbers)'}"
                 )
             tokens = result.sequences
         data = make_data_set(

@@ -373,11 +373,19 @@ def _sequences_section(sequences: TemperingResult, config: Config, pictures: _Pi
         text=[
             f"{len(tokens):,} sequences at T = {config.sequences.temperature:g} (energy units) "
             "from adaptive simulated "
-            f"tempering with {config.sequences.moves} moves."
+            f"tempering with {config.sequences.moves} moves.",
+            *_couplings_text(config),
         ],
         tables=[mixing_table(sequences), level_table(sequences)],
         figures=[pictures("tempering", figure, caption)],
     )
+
+
+def _couplings_text(config: Config) -> list[str]:
+    if config.sequences.couplings is None:
+        return []
+    gaps = "" if config.sequences.gaps else ", under the condition that no site is a gap"
+    return [f"Their law is that of the couplings of {config.sequences.couplings}{gaps}."]
 
 
 def _settings_section(config: Config) -> Section:
