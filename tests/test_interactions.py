@@ -39,6 +39,7 @@ FORMS = {
     "letters": (MJ, [" ".join(MJ)], None),
     "one word": (MJ, [MJ], None),
     "lower case": (MJ, [MJ.lower()], None),
+    "commented": (MJ, ["# units: kT", "#" + " ".join(MJ)], None),
     "named rows": (MJ, [], list(MJ)),
     "three letters": (MJ, ["# kT", " ".join(THREE)], THREE),
     "corner": (MJ, ["*** " + " ".join(THREE).upper()], THREE),

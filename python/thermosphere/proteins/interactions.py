@@ -53,7 +53,7 @@ def read_interactions(
     rows = [
         _Row(number, words)
         for number, line in enumerate(text.splitlines(), start=1)
-        if (words := line.split("#", 1)[0].split())
+        if (words := _uncommented(line).split())
     ]
     names, rows = _named_rows(rows, where)
     if len(rows) < 2:
@@ -66,6 +66,14 @@ def read_interactions(
         order = [letters.upper().index(letter) for letter in ALPHABET]
         return matrix[np.ix_(order, order)], ALPHABET
     return matrix, letters
+
+
+def _uncommented(line: str) -> str:
+    """The line without its comment; but np.savetxt writes a header as one, and the twenty letters
+    alone are no remark."""
+    before, _, comment = line.partition("#")
+    is_header = not before.strip() and sorted("".join(comment.split())) == sorted(ALPHABET)
+    return comment if is_header else before
 
 
 def _named_rows(rows: list[_Row], where: str) -> tuple[list[str], list[_Row]]:
