@@ -21,7 +21,7 @@ SITES = 12
 SHORT = (
     *("--preset", "smoke", "--quiet", "--set", "sequences.count=90"),
     *("--set", "data.train=40", "--set", "data.validation=20", "--set", "data.test=30"),
-    *("--set", "training.max_epochs=2", "--set", "training.reference_epochs=12"),
+    *("--set", "training.max_epochs=2", "--set", "training.reference_epochs=60"),
     *("--set", "sampling.test_sequences=30", "--set", "sampling.draws=3"),
     *("--set", "analysis.attention_samples=2"),
 )
