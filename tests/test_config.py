@@ -152,7 +152,9 @@ def test_couplings_bring_mutations_unless_swaps_are_asked_for() -> None:
 
 
 def test_files_are_relative_to_the_settings_file(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    config = load_config("[structure]\nfile = 'my.pdb'", where="x", path_base=tmp_path)
+    text = "[structure]\nfile = 'my.pdb'\n[sequences]\ncouplings = 'my.dat'"
+    config = load_config(text, where="x", path_base=tmp_path)
+    assert config.sequences.couplings == str((tmp_path / "my.dat").resolve())
     assert config.structure.file == str((tmp_path / "my.pdb").resolve())
 
 

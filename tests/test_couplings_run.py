@@ -37,10 +37,10 @@ def couplings_file(path: Path, letters: str, sites: int = SITES) -> Path:
     return path
 
 
-def structure_file(path: Path) -> Path:
-    """SITES alpha carbons on a helix of 3 Å steps, alternately of two kinds."""
+def structure_file(path: Path, sites: int = SITES) -> Path:
+    """Alpha carbons on a helix of 3 Å steps; every third residue is another."""
     lines = []
-    for k in range(SITES):
+    for k in range(sites):
         x, y = 2.3 * np.cos(1.745 * k), 2.3 * np.sin(1.745 * k)
         name = "ALA" if k % 3 else "LEU"
         lines.append(
@@ -60,7 +60,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return line
 
 
-def test_a_run_without_a_structure(tmp_path: Path) -> None:
+def test_a_run_without_a_structure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, run = couplings_file(tmp_path / "family.dat", BMDCA), tmp_path / "run"
     assert main(["run", *SHORT, "--couplings", str(file), "-o", str(run)]) == 0
     assert not (run / "contacts.toml").exists()
@@ -74,17 +74,30 @@ def test_a_run_without_a_structure(tmp_path: Path) -> None:
     assert {"loss", "test_error", "tempering"} <= pictures
     assert not pictures & {"precision", "tf1-small_attention_es"}
 
+    # A structure may come later, for the report alone.
+    resume = ["-o", str(run), "--resume", "--quiet"]
+    for sites in (9, SITES):
+        pdb = structure_file(tmp_path / f"of_{sites}.pdb", sites)
+        assert main(["contacts", "--structure", str(pdb), *resume]) == 0
+        if sites != SITES:
+            line = refused(capsys, "report", *resume)
+            assert "must have the 12 sites of the sequences, got 9" in line
+            (run / "contacts.toml").unlink()
+    assert main(["report", *resume]) == 0
+    pictures = {path.stem for path in (run / "figures").glob("*.png")}
+    assert {"precision", "tf1-small_attention_es"} <= pictures
+    assert "without a contact map" not in (run / "report.html").read_text()
 
-def test_a_run_with_the_structure_of_its_contacts(tmp_path: Path) -> None:
+
+def test_swaps_keep_the_composition_of_the_structure(tmp_path: Path) -> None:
     file, run = couplings_file(tmp_path / "family.dat", BMDCA), tmp_path / "run"
     pdb = structure_file(tmp_path / "small.pdb")
     arguments = ["--couplings", str(file), "--structure", str(pdb), "--set", "sequences.moves=swap"]
-    assert main(["run", *SHORT, *arguments, "-o", str(run)]) == 0
+    for stage in ("contacts", "sequences"):
+        assert main([stage, *SHORT, *arguments, "-o", str(run)]) == 0
     result = TemperingResult.load(run / "sequences.npz")
     native = [ALPHABET.index("A" if k % 3 else "L") for k in range(SITES)]
     assert (np.sort(result.sequences, axis=1) == np.sort(native)).all()
-    pictures = {path.stem for path in (run / "figures").glob("*.png")}
-    assert {"precision", "tf1-small_attention_es"} <= pictures
 
 
 def test_sequences_follow_the_numbers_of_the_file(tmp_path: Path) -> None:

@@ -66,6 +66,11 @@ def write_study(directory: Path, config: Config, *, progress: bool = False) -> s
     sampled = directory / "sequences.npz"
     sequences = TemperingResult.load(sampled) if sampled.is_file() else None
     data = DataSet.load(directory / "dataset.npz")
+    if protein is not None and protein.length != data.length:
+        raise ValueError(
+            f"report: {directory / 'contacts.toml'} must have the {data.length} sites of the "
+            f"sequences, got {protein.length}"
+        )
     contacts = protein.matrix() if protein is not None else None
     pictures = _Pictures(directory / "figures")
     studies: list[ModelStudy] = []
