@@ -39,6 +39,7 @@ FORMS = {
     "letters": (MJ, [" ".join(MJ)], None),
     "one word": (MJ, [MJ], None),
     "lower case": (MJ, [MJ.lower()], None),
+    "commented": (MJ, ["# units: kT", "#" + " ".join(MJ)], None),
     "named rows": (MJ, [], list(MJ)),
     "three letters": (MJ, ["# kT", " ".join(THREE)], THREE),
     "corner": (MJ, ["*** " + " ".join(THREE).upper()], THREE),
@@ -74,6 +75,16 @@ def test_aaindex_entry(tmp_path, shape):
         read(tmp_path, text + "\n" + text)
     with pytest.raises(ValueError, match="line 4: expected 'M rows = LETTERS"):
         read(tmp_path, text.replace(f"cols = {MJ}", f"cols = {ALPHABET}"))
+
+
+def test_comma_separated(tmp_path):
+    lines = [" ".join(["", *MJ]), *text_rows(in_order(MJ), names=list(MJ))]
+    text = "\ufeff" + "\r\n".join(line.replace(" ", ",") for line in lines)
+    matrix, alphabet = read(tmp_path, text)
+    assert alphabet == ALPHABET
+    assert (matrix == J).all()
+    with pytest.raises(ValueError, match=r"line 1: expected 2 numbers, .*got 4"):
+        read(tmp_path, "0,5 1,5\n1,5 2\n")
 
 
 def test_halves_that_differ(tmp_path):

@@ -105,7 +105,8 @@ def test_fields_alone_are_a_model():
         ([[0, 1]], np.zeros((1, 1, 1)), np.zeros((3, 1)), "", r"1 < q < 257, got \(3, 1\)"),
         ([[0, 1]], np.zeros((1, 2, 2)), np.zeros(3), "", r"fields must be \(n, q\)"),
         ([[0, 1]], np.zeros((1, 2, 2)), np.zeros((3, 2)), "ABC", "must have 2 letters, got 'ABC'"),
-        ([[0, 1]], np.zeros((1, 2, 2)), np.zeros((3, 2)), "AA", "distinct letters, got 'AA'"),
+        ([[0, 1]], np.zeros((1, 2, 2)), np.zeros((3, 2)), "AA", "distinct ASCII letters, got 'AA'"),
+        ([[0, 1]], np.zeros((1, 2, 2)), np.zeros((3, 2)), "Aé", "distinct ASCII letters, got"),
     ],
 )
 def test_what_does_not_fit_is_refused(pairs, couplings, fields, alphabet, message):
@@ -153,3 +154,14 @@ def test_bad_tokens_are_refused():
 def test_contacts_or_matrix_that_do_not_fit(contacts, interactions, message):
     with pytest.raises(ValueError, match=message):
         PottsModel.from_contacts(contacts, interactions, 3)
+
+
+def test_restricted_to_some_states():
+    model = random_model(alphabet="AC-D")
+    part = model.restricted("DA")
+    tokens = np.random.default_rng(1).integers(0, 2, (10, 9))
+    whole = np.array([3, 0])[tokens]
+    assert (part.energy(tokens) == model.energy(whole)).all()
+    assert (part.states, part.alphabet) == (2, "DA")
+    with pytest.raises(ValueError, match="states must be of 'AC-D', got 'E'"):
+        model.restricted("DE")

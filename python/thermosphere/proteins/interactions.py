@@ -3,6 +3,7 @@
 What the published tables look like, and what is read:
   names   the first line names the columns, each line may begin with the name of its row; names are
           one letter, three letters of an amino acid, or one word of all letters
+  commas  separate as spaces do
   halves  a full square, or its lower or upper triangle with the diagonal, row by row
   AAindex the entry as it is: ``M rows = ARND…, cols = ARND…`` and a lower triangle or a square
 Table 3 of Miyazawa and Jernigan (J. Mol. Biol. 256:623, 1996) has e_ij above the diagonal and
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from thermosphere.proteins.alphabet import ALPHABET, STATES
 from thermosphere.proteins.potts import check_interactions
 
-_AAINDEX = re.compile(r"M rows = (\S+?),? cols = (\S+)")
+_AAINDEX = re.compile(r"M rows = (\S+) cols = (\S+)")
 _TRIANGLES = ("upper", "lower")
 
 
@@ -49,11 +50,11 @@ def read_interactions(
     where = f"read_interactions: {path}"
     if triangle not in (None, *_TRIANGLES):
         raise ValueError(f"{where}: triangle must be 'upper' or 'lower', got {triangle!r}")
-    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    text = Path(path).read_text(encoding="utf-8-sig", errors="replace")
     rows = [
         _Row(number, words)
         for number, line in enumerate(text.splitlines(), start=1)
-        if (words := line.split("#", 1)[0].split())
+        if (words := _uncommented(line).replace(",", " ").split())
     ]
     names, rows = _named_rows(rows, where)
     if len(rows) < 2:
@@ -66,6 +67,14 @@ def read_interactions(
         order = [letters.upper().index(letter) for letter in ALPHABET]
         return matrix[np.ix_(order, order)], ALPHABET
     return matrix, letters
+
+
+def _uncommented(line: str) -> str:
+    """The line without its comment; but np.savetxt writes a header as one, and the twenty letters
+    alone are no remark."""
+    before, _, comment = line.partition("#")
+    is_header = not before.strip() and sorted("".join(comment.split())) == sorted(ALPHABET)
+    return comment if is_header else before
 
 
 def _named_rows(rows: list[_Row], where: str) -> tuple[list[str], list[_Row]]:

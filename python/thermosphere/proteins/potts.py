@@ -70,8 +70,12 @@ class PottsModel:
         for name, values in (("couplings", self.couplings), ("fields", self.fields)):
             if not np.isfinite(values).all():
                 raise ValueError(f"{where}: {name} must be finite")
-        if self.alphabet and len(set(self.alphabet)) != len(self.alphabet):
-            raise ValueError(f"{where}: alphabet must be distinct letters, got {self.alphabet!r}")
+        if len(set(self.alphabet)) != len(self.alphabet) or not all(
+            "!" <= letter <= "~" and letter != ">" for letter in self.alphabet
+        ):
+            raise ValueError(
+                f"{where}: alphabet must be distinct ASCII letters, got {self.alphabet!r}"
+            )
         if self.alphabet and len(self.alphabet) != self.states:
             raise ValueError(
                 f"{where}: alphabet must have {self.states} letters, got {self.alphabet!r}"
@@ -141,6 +145,26 @@ class PottsModel:
             block=np.arange(len(matrices), dtype=np.int64),
             fields=table,
             alphabet=alphabet,
+        )
+
+    def restricted(self, letters: str) -> PottsModel:
+        """The same energies for sequences of these states alone, in this order.
+
+        Its law is the model's under the condition that no other state occurs.
+        Raises: ValueError for a letter that is not in the alphabet.
+        """
+        missing = set(letters) - set(self.alphabet)
+        if missing:
+            raise ValueError(
+                f"PottsModel: states must be of {self.alphabet!r}, got {min(missing)!r}"
+            )
+        kept = np.array([self.alphabet.index(letter) for letter in letters])
+        return PottsModel(
+            pairs=self.pairs,
+            couplings=self.couplings[:, kept[:, None], kept],
+            block=self.block,
+            fields=self.fields[:, kept],
+            alphabet=letters,
         )
 
     def energy(self, tokens: ArrayLike) -> NDArray[np.float64]:

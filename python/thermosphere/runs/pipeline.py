@@ -1,7 +1,7 @@
 """A run: one directory, one configuration, six stages from a structure to a report.
 
     DIR/config.toml                 the settings, resolved
-    DIR/contacts.toml               contacts:  contact map and native sequence
+    DIR/contacts.toml               contacts:  contact map and native sequence; couplings need none
     DIR/sequences.npz (.fasta)      sequences: Potts sequences with their ladder and diagnostics
     DIR/dataset.npz                 dataset:   masks and splits
     DIR/MODEL/stage1.safetensors    train:     early-stopped runs, which fix Q
@@ -24,22 +24,20 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
 from thermosphere.models.named import named_model
 from thermosphere.models.potential import MaskedLanguagePotential
-from thermosphere.proteins.alphabet import encode
+from thermosphere.proteins.alphabet import ALPHABET
 from thermosphere.proteins.dataset import DataSet, make_data_set
 from thermosphere.proteins.fasta import read_sequences, write_fasta
-from thermosphere.proteins.interactions import read_interactions
-from thermosphere.proteins.potts import PottsModel, interaction_matrix
 from thermosphere.proteins.structure import ContactMap, contact_map, native_2abd
 from thermosphere.proteins.tempering import sample_sequences
 from thermosphere.proteins.tempering_result import TemperingResult
 from thermosphere.runs.config import Config, ModelRun, first_difference, load_config
 from thermosphere.runs.sample import sample_model
+from thermosphere.runs.sequence_model import sequence_model, starting_sequence
 from thermosphere.training import EarlyStopped, References, train_early_stopped, train_references
 
 
@@ -108,6 +106,9 @@ class Run:
         output = self.directory / "contacts.toml"
         if self._done(output, "contacts"):
             return
+        if not self.config.has_contacts:
+            self._say("contacts: none, couplings need no structure (--structure adds its contacts)")
+            return
         structure = self.config.structure
         if structure.file is None:
             protein = native_2abd()
@@ -133,24 +134,33 @@ class Run:
         output = sampled if settings.file is None else listed
         if self._done(output, "sequences"):
             return
-        protein = self._protein()
+        alphabet = ALPHABET
         if settings.file is not None:
+            length = self._protein().length
             tokens = read_sequences(settings.file)
-            if tokens.shape[1] != protein.length:
+            if tokens.shape[1] != length:
                 raise ValueError(
-                    f"{settings.file}: sequences must have the {protein.length} sites of the "
-                    "contact map, "
+                    f"{settings.file}: sequences must have the {length} sites of the contact map, "
                     f"got {tokens.shape[1]}"
                 )
         else:
+            protein = self._protein() if self.config.has_contacts else None
+            model = sequence_model(self.config, protein, self._say)
+            alphabet = model.alphabet
+            if settings.fasta and not alphabet:
+                raise ValueError(
+                    f"sequences.fasta needs a letter of each of the {model.states} states; "
+                    "sequences.couplings_alphabet gives them"
+                )
+            seed = stage_seed(self.config.seed, "sequences")
             result = sample_sequences(
-                PottsModel.from_contacts(protein.contacts, self._interactions(), protein.length),
-                encode(protein.sequence),
+                model,
+                starting_sequence(model, protein, settings.moves, seed),
                 sequences=settings.count,
                 temperature=settings.temperature,
                 hot=settings.hot_temperature,
                 moves=settings.moves,
-                seed=stage_seed(self.config.seed, "sequences"),
+                seed=seed,
                 threads=torch.get_num_threads(),
                 progress=self.progress,
             )
@@ -159,7 +169,7 @@ class Run:
                 self._say(f"sequences: warning: {warning}")
             tokens = result.sequences
         if settings.file is not None or settings.fasta:
-            write_fasta(listed, tokens)
+            write_fasta(listed, tokens, alphabet=alphabet)
         self._say(f"sequences: {len(tokens)} of {tokens.shape[1]} sites → {output}")
 
     def dataset(self) -> None:
@@ -171,7 +181,13 @@ class Run:
         if settings_file := self.config.sequences.file:
             tokens = read_sequences(self._needs("sequences.fasta", "sequences"))
         else:
-            tokens = TemperingResult.load(self._needs("sequences.npz", "sequences")).sequences
+            result = TemperingResult.load(self._needs("sequences.npz", "sequences"))
+            if result.model.alphabet != ALPHABET:
+                raise ValueError(
+                    f"dataset: the networks read the twenty amino acids {ALPHABET}, the sequences "
+                    f"are of {result.model.states} states {result.model.alphabet or '(numbers)'}"
+                )
+            tokens = result.sequences
         data = make_data_set(
             tokens,
             train=settings.train,
@@ -220,7 +236,8 @@ class Run:
         for name in self.config.models:
             self._needs(f"{name}/references.safetensors", "train")
             self._needs(f"{name}/checkpoint.safetensors", "sample")
-        self._needs("contacts.toml", "contacts")
+        if self.config.has_contacts:
+            self._needs("contacts.toml", "contacts")
         self._needs("dataset.npz", "dataset")
         from thermosphere.runs.study_report import (
             write_study,
@@ -285,14 +302,6 @@ class Run:
 
     def _protein(self) -> ContactMap:
         return ContactMap.load(self._needs("contacts.toml", "contacts"))
-
-    def _interactions(self) -> npt.NDArray[np.float64]:
-        path = self.config.sequences.interactions
-        return (
-            interaction_matrix(self.config.interaction_seed)
-            if path is None
-            else read_interactions(path)[0]
-        )
 
     def _data(self) -> DataSet:
         return DataSet.load(self._needs("dataset.npz", "dataset"))

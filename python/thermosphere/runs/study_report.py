@@ -62,11 +62,16 @@ def write_study(directory: Path, config: Config, *, progress: bool = False) -> s
 
     Returns what a terminal shows at the end: a table a model and the report's path.
     """
-    protein = ContactMap.load(directory / "contacts.toml")
+    protein = ContactMap.load(directory / "contacts.toml") if config.has_contacts else None
     sampled = directory / "sequences.npz"
     sequences = TemperingResult.load(sampled) if sampled.is_file() else None
     data = DataSet.load(directory / "dataset.npz")
-    contacts = protein.matrix()
+    if protein is not None and protein.length != data.length:
+        raise ValueError(
+            f"report: {directory / 'contacts.toml'} must have the {data.length} sites of the "
+            f"sequences, got {protein.length}"
+        )
+    contacts = protein.matrix() if protein is not None else None
     pictures = _Pictures(directory / "figures")
     studies: list[ModelStudy] = []
     warnings = list(sequences.warnings) if sequences is not None else []
@@ -122,13 +127,19 @@ class _Pictures:
 
 
 def _summary(
-    studies: Sequence[ModelStudy], protein: ContactMap, data: DataSet, config: Config
+    studies: Sequence[ModelStudy], protein: ContactMap | None, data: DataSet, config: Config
 ) -> list[str]:
     models = ", ".join(study.name for study in studies)
+    source = (
+        f"a protein of {data.length} residues and {len(protein.contacts)} contacts"
+        if protein is not None
+        else f"{data.length} sites with couplings from {config.sequences.couplings}, without a "
+        "contact map: P@L and attention against contacts need a structure (--structure)"
+    )
     return [
         f"Weights of {models} sampled at constant norm and fixed temperature with "
         "pseudo-Langevin dynamics, on masked "
-        f"sequences of a protein of {protein.length} residues and {len(protein.contacts)} contacts "
+        f"sequences of {source} "
         f"({len(data.train):,} training, {len(data.validation):,} validation, "
         f"{len(data.test):,} test sequences).",
         "U is the mean cross-entropy of the training set in nats; T is in the same unit; ES "
@@ -140,7 +151,10 @@ def _summary(
 
 
 def _ladder_section(
-    studies: Sequence[ModelStudy], contacts: np.ndarray, config: Config, pictures: _Pictures
+    studies: Sequence[ModelStudy],
+    contacts: np.ndarray | None,
+    config: Config,
+    pictures: _Pictures,
 ) -> Section:
     tables = {study.name: study.table for study in studies}
     references = {study.name: study.references for study in studies}
@@ -169,7 +183,7 @@ def _ladder_section(
     ]
     figures += _relative_figures(tables, references, pictures)
     attentive = {name: table for name, table in tables.items() if "precision_at_l" in table}
-    if attentive:
+    if attentive and contacts is not None:
         a = config.analysis
         tolerant = {"min_separation": a.min_separation, "tolerance": a.tolerance}
         baselines = (
@@ -246,7 +260,11 @@ def _peak(study: ModelStudy) -> str:
 
 
 def _model_section(
-    study: ModelStudy, directory: Path, contacts: np.ndarray, config: Config, pictures: _Pictures
+    study: ModelStudy,
+    directory: Path,
+    contacts: np.ndarray | None,
+    config: Config,
+    pictures: _Pictures,
 ) -> Section:
     name = study.name
     burn_in = config.analysis.burn_in
@@ -268,6 +286,7 @@ def _model_section(
     if not study.table["equilibrated"].values.any():
         shown = f"T = {typical} (no temperature equilibrated)"
     for label, one in study.attention.items():
+        assert contacts is not None  # there is no attention without them
         start = f"start {one.start + 1}"
         what = f"sampled at {shown}, from {start}" if label == "samples" else f"{label} of {start}"
         figures.append(
@@ -359,11 +378,19 @@ def _sequences_section(sequences: TemperingResult, config: Config, pictures: _Pi
         text=[
             f"{len(tokens):,} sequences at T = {config.sequences.temperature:g} (energy units) "
             "from adaptive simulated "
-            f"tempering with {config.sequences.moves} moves."
+            f"tempering with {config.sequences.moves} moves.",
+            *_couplings_text(config),
         ],
         tables=[mixing_table(sequences), level_table(sequences)],
         figures=[pictures("tempering", figure, caption)],
     )
+
+
+def _couplings_text(config: Config) -> list[str]:
+    if config.sequences.couplings is None:
+        return []
+    gaps = "" if config.sequences.gaps else ", under the condition that no site is a gap"
+    return [f"Their law is that of the couplings of {config.sequences.couplings}{gaps}."]
 
 
 def _settings_section(config: Config) -> Section:
