@@ -6,13 +6,14 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from thermosphere.proteins import harvest
+from thermosphere.proteins import harvest, tempering
 from thermosphere.proteins import ladder as ladder_module
 from thermosphere.proteins.alphabet import encode
 from thermosphere.proteins.crew import Crew
 from thermosphere.proteins.potts import PottsModel, interaction_matrix
 from thermosphere.proteins.structure import native_2abd
 from thermosphere.proteins.tempering import TemperingResult, sample_sequences
+from thermosphere.proteins.tempering_checkpoint import save_progress
 
 # Six sites, three states: contacts within a loop, across it, and to a site of degree four.
 SWAP_CONTACTS = np.array([[0, 1], [0, 2], [0, 3], [0, 5], [1, 4], [2, 3], [3, 5]])
@@ -32,7 +33,7 @@ def small_run(moves, **options):
         else (SWAP_CONTACTS, SWAP_NATIVE)
     )
     arguments = {"seed": 5, "sequences": 400, "hot": 6.0, "temperature": 0.6, "harvest_spacing": 3}
-    model = PottsModel.from_contacts(contacts, J3, len(native))
+    model = options.pop("model", None) or PottsModel.from_contacts(contacts, J3, len(native))
     return sample_sequences(model, native, moves=moves, **(arguments | options))
 
 
@@ -69,10 +70,15 @@ def standard_scores(result, shift=0.0):
     return np.array(scores)
 
 
-@pytest.fixture(scope="module", params=["swap", "mutation"])
+@pytest.fixture(
+    scope="module",
+    params=[("swap", "simulated"), ("mutation", "simulated"), ("swap", "parallel")],
+    ids=" ".join,
+)
 def recorded(request):
+    moves, method = request.param
     return small_run(
-        request.param, sequences=SEQUENCES, walkers=WALKERS, record_levels=True, visit=0.5
+        moves, method=method, sequences=SEQUENCES, walkers=WALKERS, record_levels=True, visit=0.5
     )
 
 
@@ -166,12 +172,72 @@ def same(first, second):
     )
 
 
+class Killed(Exception):
+    """Stands for the end of a process."""
+
+
+@pytest.mark.parametrize("method", ["simulated", "parallel"])
+def test_a_killed_harvest_goes_on_bit_for_bit(method, tmp_path, monkeypatch):
+    monkeypatch.setattr(harvest, "_ROUND", 500)
+    options = {"method": method, "harvest_spacing": None, "sequences": 3000}
+    whole = small_run("swap", **options)
+    path = tmp_path / "sequences.checkpoint.npz"
+    written = []
+
+    def save(target, state):
+        if len(written) % 3 == 2:
+            written.append(target)
+            raise Killed
+        save_progress(target, state)
+        written.append(target)
+
+    monkeypatch.setattr(tempering, "save_progress", save)
+    kills = 0
+    while True:
+        try:
+            broken = small_run("swap", checkpoint=path, checkpoint_seconds=0.0, **options)
+            break
+        except Killed:
+            kills += 1
+    assert kills > 1
+    assert same(whole, broken)
+    # The file of a harvest that is complete changes nothing.
+    assert same(whole, small_run("swap", checkpoint=path, checkpoint_seconds=0.0, **options))
+
+
+def test_checkpoints_of_something_else_are_refused(tmp_path):
+    path = tmp_path / "sequences.checkpoint.npz"
+    small_run("swap", checkpoint=path, checkpoint_seconds=0.0)
+    with pytest.raises(ValueError, match="does not fit: seed was 5, now 6"):
+        small_run("swap", checkpoint=path, seed=6)
+    model = PottsModel.from_contacts(SWAP_CONTACTS[1:], J3, 6)
+    with pytest.raises(ValueError, match="does not fit: it was another model"):
+        small_run("swap", checkpoint=path, model=model)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ValueError, match="thermosphere tempering checkpoint 1 file"):
+        small_run("swap", checkpoint=path)
+
+
+def test_energies_are_summed_anew_at_a_checkpoint(tmp_path, monkeypatch):
+    def spoil(target, state):
+        state.crew.walkers[3].energies[0] += 1
+        save_progress(target, state)
+
+    monkeypatch.setattr(tempering, "save_progress", spoil)
+    with pytest.raises(RuntimeError, match="a walker's energy is"):
+        small_run("swap", checkpoint=tmp_path / "c.npz", checkpoint_seconds=0.0)
+
+
+@pytest.mark.parametrize("method", ["simulated", "parallel"])
 @pytest.mark.parametrize("moves", ["swap", "mutation"])
-def test_seed_decides_and_threads_do_not(moves):
-    runs = [small_run(moves, threads=threads) for threads in (1, 2, 5)]
+def test_seed_decides_and_threads_do_not(moves, method):
+    runs = [
+        small_run(moves, method=method, harvest_spacing=None, threads=threads)
+        for threads in (1, 2, 5)
+    ]
     assert same(runs[0], runs[1])
     assert same(runs[0], runs[2])
-    other = small_run(moves, seed=6)
+    other = small_run(moves, method=method, harvest_spacing=None, seed=6)
     assert (runs[0].sequences != other.sequences).any()
 
 
@@ -274,6 +340,7 @@ def test_a_target_visited_too_rarely(monkeypatch):
         ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
         ({"temperature": float("nan")}, "temperature must be positive"),
         ({"hot": float("inf")}, "hot must be above"),
+        ({"method": "annealing"}, "method must be 'simulated' or 'parallel', got 'annealing'"),
         ({"moves": "flip"}, "moves must be 'swap' or 'mutation', got 'flip'"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"sequences": 0}, "sequences must be at least 1"),

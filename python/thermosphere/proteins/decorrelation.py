@@ -3,7 +3,8 @@
 Two normalised autocorrelations over visits t of the target by one walker: of the energy, and of
 the overlap, C(t) = (q(t) − q∞) / (1 − q∞), with q(t) the mean share of equal sites of sequences t
 visits apart and q∞ that of different walkers.  Integrated, τ = ½ + Σ_{t ≥ 1} C(t) up to the first
-t ≥ 5τ (Sokal 1997), so that M visits are worth M / 2τ independent ones.
+t ≥ 10τ (Sokal 1997), so that M visits are worth M / 2τ independent ones.  C has a fast part, within
+a valley, and a slow one, the round trips: a window of 5τ misses half of the slow part.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from thermosphere.proteins.crew import Crew
 from thermosphere.proteins.harvest import fill, new_harvests
 from thermosphere.proteins.walker import Ladder
 
-_WINDOW = 5.0
-_FIRST_VISITS, _MOST_VISITS = 1_000, 64_000  # a walker
+_WINDOW = 10.0
+_FIRST_VISITS, _MOST_VISITS = 4_000, 64_000  # a walker
 _INDEPENDENT = 100  # visits, in units of 2τ and all walkers together, that τ is read from
 _STARTS = 4_000  # sequences that q(t) is averaged over, at each t
 
@@ -36,8 +37,8 @@ class Decorrelation:
 
     @property
     def spacing(self) -> int:
-        """Visits from one harvest to the next: 3τ of the slower one, e⁻³ where C is exponential."""
-        return math.ceil(3.0 * max(self.energy, self.overlap))
+        """Visits from one harvest to the next: 2τ of the slower one, which one of them is worth."""
+        return math.ceil(2.0 * max(self.energy, self.overlap))
 
 
 def measure_decorrelation(crew: Crew, ladder: Ladder) -> Decorrelation:
@@ -93,7 +94,7 @@ def decorrelation(
 
 
 def integrated_time(correlation: Callable[[int], float], longest: int) -> float | None:
-    """½ + Σ C(t) up to the first t ≥ 5τ; None where that is beyond ``longest``. At least ½."""
+    """½ + Σ C(t) up to the first t ≥ 10τ; None where that is beyond ``longest``. At least ½."""
     time = 0.5
     for lag in range(1, longest + 1):
         time += correlation(lag)

@@ -73,7 +73,7 @@ def sample_sequences(
             walker is a replica at every level (walker.py).
         level_spacing: Δβ·σ_E of neighbouring levels.
         visit: accepted moves a site in one visit of a level; sets the proposals a visit.
-        harvest_spacing: visits of the target level from one harvest to the next; by default three times
+        harvest_spacing: visits of the target level from one harvest to the next; by default twice
             the measured integrated autocorrelation time of energy or overlap, the longer one.
         walkers: independent walkers.
         threads: how many run at once; all available cores by default.

@@ -62,6 +62,9 @@ class Sequences(Section, frozen=True):
     temperature: Positive = 1.0  # energy units
     hot_temperature: Positive = 20.0
     moves: Literal["swap", "mutation"] = "swap"  # with couplings: mutation, unless set
+    method: Literal["simulated", "parallel"] = "simulated"  # tempering
+    harvest_spacing: Count | None = None  # visits of the target; none: measured
+    checkpoint_seconds: Annotated[float, Meta(ge=0)] = 10.0  # of a harvest
     interactions: str | None = None  # J from a text file; none: random, from interaction_seed
     triangle: Literal["upper", "lower"] | None = None  # of interactions whose halves differ
     couplings: str | None = None  # fields and couplings of DCA, instead of contacts and J

@@ -40,6 +40,8 @@ from thermosphere.runs.sample import sample_model
 from thermosphere.runs.sequence_model import sequence_model, starting_sequence
 from thermosphere.training import EarlyStopped, References, train_early_stopped, train_references
 
+SEQUENCES_CHECKPOINT = "sequences.checkpoint.npz"
+
 
 def stage_seed(seed: int, stage: str) -> int:
     """The seed of one stage, independent of every other stage's, from the run's."""
@@ -132,8 +134,11 @@ class Run:
         settings = self.config.sequences
         sampled, listed = self.directory / "sequences.npz", self.directory / "sequences.fasta"
         output = sampled if settings.file is None else listed
+        checkpoint = self.directory / SEQUENCES_CHECKPOINT
         if self._done(output, "sequences"):
+            checkpoint.unlink(missing_ok=True)  # left by a kill right after the output was written
             return
+        self._done(checkpoint, "sequences")  # refuses an unfinished harvest unless resuming
         alphabet = ALPHABET
         if settings.file is not None:
             length = self._protein().length
@@ -160,11 +165,16 @@ class Run:
                 temperature=settings.temperature,
                 hot=settings.hot_temperature,
                 moves=settings.moves,
+                method=settings.method,
+                harvest_spacing=settings.harvest_spacing,
                 seed=seed,
                 threads=torch.get_num_threads(),
+                checkpoint=checkpoint,
+                checkpoint_seconds=settings.checkpoint_seconds,
                 progress=self.progress,
             )
             result.save(sampled)
+            checkpoint.unlink(missing_ok=True)
             for warning in result.warnings:
                 self._say(f"sequences: warning: {warning}")
             tokens = result.sequences
@@ -332,7 +342,9 @@ class Run:
 def _settled(directory: Path, key: str) -> bool:
     """Whether the directory holds results that depend on a setting (a dotted key of the config)."""
     section, _, rest = key.partition(".")
-    sampled = [directory / "sequences.npz", directory / "sequences.fasta"]
+    sampled = [
+        directory / name for name in ("sequences.npz", "sequences.fasta", SEQUENCES_CHECKPOINT)
+    ]
     match section:
         case "structure":
             outputs = [directory / "contacts.toml"]
