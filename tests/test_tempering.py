@@ -103,15 +103,20 @@ def test_log_partition_function_and_mean_energy(recorded):
     energies = recorded.model.energy(all_sequences(moves))
     runs = [small_run(moves, seed=seed, sequences=2000) for seed in range(8)]
     for observable in ("log_partition", "mean_energy"):
-        differences = []
+        differences, errors = [], []
         for run in runs:
             factors = np.exp(-np.outer(1.0 / run.temperatures, energies))  # (K, states)
             total = factors.sum(axis=1)
             mean = (factors * energies).sum(axis=1) / total
             exact = np.log(total / total[0]) if observable == "log_partition" else mean
             differences.append(getattr(run, observable)[-1] - exact[-1])
+            errors.append(run.log_partition_error[-1])
         z = np.mean(differences) / (np.std(differences, ddof=1) / np.sqrt(len(differences)))
         assert abs(z) < 5.4  # one in a thousand for Student's t with 7 degrees of freedom
+        if observable == "log_partition":
+            # The jackknife's own errors: 8 of Student's t with 7 degrees, whose variance is 7/5.
+            squares = np.mean((np.array(differences) / np.array(errors)) ** 2)
+            assert 0.25 < squares < 5.0
 
 
 def test_frozen_weights_are_thermodynamic_integrals(recorded):
@@ -159,6 +164,27 @@ def test_protein_run(short_run, protein):
     assert (np.diff(result.mean_energy) < 0).all()
     assert result.walker.tolist() == sorted(list(range(4)) * 15)
     assert result.warnings == []
+
+
+@pytest.mark.filterwarnings("ignore:Unknown solver options")  # pymbar's, to SciPy
+def test_log_partition_function_agrees_with_mbar(protein):
+    """pymbar's estimate from the recorded sequences of every level of the same run."""
+    mbar = pytest.importorskip("pymbar").MBAR
+    model, tokens = protein
+    run = sample_sequences(
+        model, tokens, seed=2, sequences=2000, temperature=2.0, record_levels=True
+    )
+    levels = len(run.temperatures)
+    energies = model.energy(run.level_sequences).ravel()  # (K · S,)
+    reduced = energies / run.temperatures[:, None]
+    found = mbar(reduced, np.full(levels, 2000)).compute_free_energy_differences()
+    difference = run.log_partition + found["Delta_f"][0]
+    # The recorded sequences are a part of the visits; MBAR takes them for independent, they are a
+    # measured decorrelation apart at the target, and closer than that to being so above it.
+    error = np.hypot(run.log_partition_error, found["dDelta_f"][0])
+    assert (np.abs(difference[1:]) < 4.5 * error[1:]).all()
+    assert error[-1] < 0.1  # of some −60
+    assert abs(run.log_partition[-1]) > 20
 
 
 def same(first, second):
