@@ -4,6 +4,7 @@ A neighbour list and no table of fields: a proposal sums the couplings of both s
 numba's own generator; level moves in a random direction.  Same ladder, weights and visits.
 """
 
+# ruff: noqa: NPY002 (numba's own generator is what one would write)
 from __future__ import annotations
 
 import numpy as np
@@ -27,12 +28,12 @@ def seed_generator(seed):
 
 @njit(nogil=True)
 def baseline_walk(
-    interactions, starts, neighbours, tokens, betas, weights, cycle, state, visits, counts
+    interactions, starts, neighbours, tokens, betas, weights, cycle, state, visits, sums
 ):
     """Visits of levels by one walker, swap moves.
 
     interactions: (q, q).  tokens: (n,).  state: (4,) level, last end seen (1 hot, 2 cold), round
-    trips, and energy.  counts: (2, K) proposals and those accepted.  Changes the last two, tokens.
+    trips, and energy.  sums: (2, K) of 1 and E over visits.  Changes tokens, state and sums.
     """
     n = tokens.shape[0]
     coldest = betas.shape[0] - 1
@@ -60,8 +61,8 @@ def baseline_walk(
                 tokens[i] = b
                 tokens[j] = a
                 energy += difference
-                counts[1, level] += 1
-        counts[0, level] += cycle[level]
+        sums[0, level] += 1.0
+        sums[1, level] += energy
         if level == 0:
             if state[1] == 2:
                 state[2] += 1

@@ -198,7 +198,7 @@ def _begin(
     )
     levels = len(ladder.betas)
     if settings["method"] == "parallel":
-        crew = _replicated(crew, ladder)
+        crew = replicated(crew, ladder)
     spacing = settings["harvest_spacing"]
     measured: Decorrelation | None = None
     crew.clear(levels)
@@ -214,8 +214,8 @@ def _begin(
     return Progress(settings, crew, ladder, harvests, measured)
 
 
-def _replicated(crew: Crew, ladder: Ladder) -> Crew:
-    """A replica at every level for each walker, where simulated tempering brought it to."""
+def replicated(crew: Crew, ladder: Ladder) -> Crew:
+    """A replica at every level for each walker, where simulated tempering brought it."""
     seeds = new_harvests(crew, ladder, [1] * len(crew.walkers), spacing=1, every=True)
     crew.clear(len(ladder.betas))
     fill(crew, ladder, seeds)
