@@ -29,7 +29,9 @@ from thermosphere.analysis.figures_runs import (
     trace_figure,
     training_figure,
 )
+from thermosphere.analysis.figures_sequences import frequencies_figure
 from thermosphere.analysis.figures_weights import norm_figure, similarity_figure
+from thermosphere.analysis.sequence_statistics import pair_correlations, site_frequencies
 from thermosphere.proteins.dataset import DataSet
 from thermosphere.proteins.structure import ContactMap
 from thermosphere.proteins.tempering_result import TemperingResult
@@ -53,6 +55,7 @@ from thermosphere.runs.report_tables import (
 from thermosphere.runs.study import ModelStudy, study_model
 from thermosphere.training import EarlyStopped, References
 
+MOST_FREQUENCIES = 6_000  # sites × states; their pairs then take 300 MB
 OVERLAP_PAIRS = 20_000
 
 
@@ -361,6 +364,7 @@ def _sequences_section(sequences: TemperingResult, config: Config, pictures: _Pi
     first, second = random.integers(0, len(tokens), (2, OVERLAP_PAIRS))
     apart = first != second
     overlaps = (tokens[first[apart]] == tokens[second[apart]]).mean(axis=1)
+    strangers = walker[first[apart]] != walker[second[apart]]
     same_walker = walker[1:] == walker[:-1]
     consecutive = (tokens[1:] == tokens[:-1]).mean(axis=1)[same_walker]
     figure = tempering_figure(
@@ -370,19 +374,37 @@ def _sequences_section(sequences: TemperingResult, config: Config, pictures: _Pi
         sequences.visits,
         overlaps,
         consecutive_overlaps=consecutive,
+        independent_overlaps=overlaps[strangers] if strangers.any() else None,
         random_overlap=sequences.diagnostics["overlap_baseline"],
     )
-    caption = "Energy and visits of every level of the ladder, and overlaps of harvested sequences."
+    caption = (
+        "Energy and visits of every level of the ladder, and overlaps of harvested sequences: any "
+        "two, consecutive ones of a walker, and those of two walkers, which are independent."
+    )
+    figures = [pictures("tempering", figure, caption)]
+    model = sequences.model
+    if model.length * model.states <= MOST_FREQUENCIES:
+        frequencies = frequencies_figure(
+            site_frequencies(tokens, model.states),
+            pair_correlations(tokens, model.states),
+            model.pairs,
+            letters=model.alphabet,
+        )
+        caption = (
+            "Above: how often each state stands at each site. Below: how far pairs of sites are "
+            "from independent (upper triangle), and which are coupled (lower)."
+        )
+        figures.append(pictures("frequencies", frequencies, caption))
     return Section(
         "Sequences",
         text=[
             f"{len(tokens):,} sequences at T = {config.sequences.temperature:g} (energy units) "
-            "from adaptive simulated "
-            f"tempering with {config.sequences.moves} moves.",
+            f"from adaptive {config.sequences.method} tempering with {config.sequences.moves} "
+            "moves.",
             *_couplings_text(config),
         ],
         tables=[mixing_table(sequences), level_table(sequences)],
-        figures=[pictures("tempering", figure, caption)],
+        figures=figures,
     )
 
 
