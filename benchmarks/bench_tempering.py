@@ -117,6 +117,17 @@ def assert_same_energies(crew: Crew, baseline: Baseline) -> None:
     assert (np.abs(mean["ours"] - mean["baseline"]) < 5.0 * np.sqrt(squares)).all()
 
 
+def touched_pairs(model: PottsModel) -> float:
+    """Pairs with a site that a swap changes or couples to, the mean over swaps."""
+    n = model.length
+    near = np.eye(n, dtype=bool)
+    i, j = model.pairs.T
+    near[i, j] = near[j, i] = True
+    touched = (near[:, None] | near[None]).sum(axis=2)  # (n, n) sites
+    pairs = n * (n - 1) / 2 - (n - touched) * (n - touched - 1) / 2
+    return float(pairs[~np.eye(n, dtype=bool)].mean())
+
+
 def millions(proposals: float, seconds: list[float]) -> float:
     return proposals / statistics.median(seconds) / 1e6
 
@@ -134,12 +145,17 @@ def test_proposals(benchmark, capsys) -> None:
         counts=np.zeros((COUNTS, 1), dtype=np.int64),
         sums=np.zeros((SUMS, 1)),
     )
+    frozen = coldest._replace(**{name: value.copy() for name, value in coldest._asdict().items()})
+    zero = cold._replace(betas=np.array([100.0]))
     still = Baseline(cold)
     nothing = empty_harvest(1, crew.sites)
     walk(crew.system, coldest, cold, 2000, nothing)  # from wherever it was to T = 1
     still.run(500)
+    walk(crew.system, frozen, zero, 2000, nothing)  # quenched: every proposal is refused
+    frozen.counts[:] = 0
     calls = {
         "coldest": lambda: walk(crew.system, coldest, cold, 3000, nothing),
+        "frozen": lambda: walk(crew.system, frozen, zero, 3000, nothing),
         "coldest baseline": lambda: still.run(750),
         "ladder": lambda: crew.run(ladder, VISITS_A_CALL // WALKERS),
         "ladder baseline": lambda: baseline.run(VISITS_A_CALL // 4),
@@ -153,7 +169,7 @@ def test_proposals(benchmark, capsys) -> None:
         "ladder": crew.levels().counts[PROPOSALS].sum() / (rounds + 4),
         "ladder baseline": baseline.proposals() / (rounds + 1),
     }
-    made = {"coldest": 3e6, "coldest baseline": 0.75e6, **evenly}
+    made = {"coldest": 3e6, "frozen": 3e6, "coldest baseline": 0.75e6, **evenly}
     rate = {name: millions(made[name], times[name]) for name in calls}
     gain = {
         name: median_ratio(times[f"{name} baseline"], times[name])
@@ -162,8 +178,16 @@ def test_proposals(benchmark, capsys) -> None:
         for name in ("coldest", "ladder")
     }
     accepted = coldest.counts[ACCEPTED, 0] / coldest.counts[PROPOSALS, 0]
+    move, judged = 1e3 / rate["coldest"] / accepted, 1e3 / rate["frozen"]
+    touched = touched_pairs(crew.model)
+    assert frozen.counts[ACCEPTED, 0] < 0.002 * frozen.counts[PROPOSALS, 0]
     benchmark.extra_info.update(rate)
     with capsys.disabled():
+        print(
+            f"\ntempering rejection-free, T = 1: an accepted move costs {move:.0f} ns with its "
+            f"refused proposals; judging the {touched:.0f} pairs it touches anew, "
+            f"{judged * touched:.0f} ns, at {judged:.1f} ns a judged proposal"
+        )
         print(
             f"\ntempering proposals, one core, T = 1 ({100 * accepted:.1f} % accepted): "
             f"{rate['coldest']:.0f} million a second, baseline {rate['coldest baseline']:.1f} "
@@ -185,12 +209,15 @@ def test_round_trips(benchmark, capsys) -> None:
         "parallel": lambda: parallel.run(ladder, visits // WALKERS // parallel.replicas),
         "baseline": lambda: baseline.run(visits // 4),
     }
+    crew.clear(levels)
     for call in calls.values():  # every replica to an end of the ladder
         call()
     for one in (crew, parallel):
         for walker in one.walkers:
             walker.round_trips[:] = 0
+            walker.counts[:] = 0
     baseline.state[2] = 0.0
+    baseline.sums[:] = 0.0
     rounds = 10
     times = alternating(calls, rounds)
     benchmark.pedantic(calls["simulated"], rounds=1, warmup_rounds=0)
@@ -200,6 +227,12 @@ def test_round_trips(benchmark, capsys) -> None:
         "baseline": baseline.state[2],
     }
     rate = {name: trips[name] / sum(times[name]) * rounds / (rounds + 1) for name in calls}
+    made = {
+        "simulated": crew.levels().counts[PROPOSALS].sum() * (rounds + 1) / (rounds + 2),
+        "parallel": parallel.levels().counts[PROPOSALS].sum(),
+        "baseline": baseline.proposals(),
+    }
+    per_million = {name: 1e6 * trips[name] / made[name] for name in calls}
     error = {name: rate[name] / np.sqrt(trips[name]) for name in calls}
     benchmark.extra_info.update(rate)
     with capsys.disabled():
@@ -210,6 +243,8 @@ def test_round_trips(benchmark, capsys) -> None:
                 f"({rate[name] / rate['baseline']:.1f}×)"
                 for name in calls
             )
+            + f"; a million proposals {per_million['simulated']:.1f}, "
+            f"{per_million['parallel']:.1f}, {per_million['baseline']:.1f}"
         )
 
 
