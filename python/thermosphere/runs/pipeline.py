@@ -149,8 +149,8 @@ class Run:
             alphabet = model.alphabet
             if settings.fasta and not alphabet:
                 raise ValueError(
-                    f"sequences.fasta needs a letter of each of the {model.states} states; "
-                    "sequences.couplings_alphabet gives them"
+                    f"sequences.fasta needs a letter of each of the {model.states} states: names "
+                    "in the file of interactions, or sequences.couplings_alphabet"
                 )
             seed = stage_seed(self.config.seed, "sequences")
             result = sample_sequences(
