@@ -185,7 +185,8 @@ class Run:
             if result.model.alphabet != ALPHABET:
                 raise ValueError(
                     f"dataset: the networks read the twenty amino acids {ALPHABET}, the sequences "
-                    f"are of {result.model.states} states {result.model.alphabet or '(numbers)'}"
+                    f"are of {result.model.states} states "
+                    f"{result.model.alphabet or 'without letters (sequences.couplings_alphabet)'}"
                 )
             tokens = result.sequences
         data = make_data_set(
