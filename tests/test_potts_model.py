@@ -163,5 +163,7 @@ def test_restricted_to_some_states():
     whole = np.array([3, 0])[tokens]
     assert (part.energy(tokens) == model.energy(whole)).all()
     assert (part.states, part.alphabet) == (2, "DA")
+    assert part.couplings.flags.c_contiguous
+    assert part.fields.flags.c_contiguous
     with pytest.raises(ValueError, match="states must be of 'AC-D', got 'E'"):
         model.restricted("DE")

@@ -3,7 +3,7 @@
 Those programs state P(s) ∝ exp(Σ_i h_i(s_i) + Σ_{i<j} J_ij(s_i, s_j)); a ``PottsModel`` holds
 energies, so every number changes its sign on the way in and out, and T = 1 is the file's own law.
 
-  bmdca    bmDCA and adabmDCA, see bmdca.py; 21 numbered states are ``-ACDEFGHIKLMNPQRSTVWY``
+  bmdca    bmDCA and adabmDCA, see bmdca.py; its states 0..20 are ``-ACDEFGHIKLMNPQRSTVWY``
   ccmpred  CCMpred's raw output, see ccmpred.py; 21 states are ``ARNDCQEGHILKMFPSTWYV-``
 """
 

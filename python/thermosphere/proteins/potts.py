@@ -47,6 +47,8 @@ class PottsModel:
         ):
             if array.dtype != kind:
                 raise ValueError(f"{where}: {name} must be {kind.__name__}, got {array.dtype}")
+            # Compiled code reads them; no copy where they are contiguous already.
+            object.__setattr__(self, name, np.ascontiguousarray(array))
         if self.fields.ndim != 2 or self.fields.shape[0] < 2 or not 2 <= self.states <= 256:
             raise ValueError(
                 f"{where}: fields must be (n, q), n > 1, 1 < q < 257, got {self.fields.shape}"
@@ -110,8 +112,8 @@ class PottsModel:
         if alphabet is None:
             alphabet = ALPHABET if len(matrix) == STATES else ""
         return cls(
-            pairs=np.ascontiguousarray(pairs),
-            couplings=np.ascontiguousarray(matrix)[None],
+            pairs=pairs,
+            couplings=matrix[None],
             block=np.zeros(len(pairs), dtype=np.int64),
             fields=np.zeros((length, len(matrix))),
             alphabet=alphabet,
@@ -131,8 +133,8 @@ class PottsModel:
 
         Raises: ValueError for arrays that do not fit together.
         """
-        matrices = np.ascontiguousarray(couplings, dtype=np.float64)
-        table = np.ascontiguousarray(fields, dtype=np.float64)
+        matrices = np.asarray(couplings, dtype=np.float64)
+        table = np.asarray(fields, dtype=np.float64)
         sites = np.asarray(pairs)
         if matrices.ndim != 3 or matrices.shape[:1] != sites.shape[:1]:
             raise ValueError(
@@ -140,7 +142,7 @@ class PottsModel:
                 f"{matrices.shape} for pairs {sites.shape}"
             )
         return cls(
-            pairs=np.ascontiguousarray(check_contacts(sites, len(table), "PottsModel")),
+            pairs=check_contacts(sites, len(table), "PottsModel"),
             couplings=matrices,
             block=np.arange(len(matrices), dtype=np.int64),
             fields=table,

@@ -154,8 +154,8 @@ class Run:
             alphabet = model.alphabet
             if settings.fasta and not alphabet:
                 raise ValueError(
-                    f"sequences.fasta needs a letter of each of the {model.states} states; "
-                    "sequences.couplings_alphabet gives them"
+                    f"sequences.fasta needs a letter of each of the {model.states} states: names "
+                    "in the file of interactions, or sequences.couplings_alphabet"
                 )
             seed = stage_seed(self.config.seed, "sequences")
             result = sample_sequences(
@@ -195,7 +195,8 @@ class Run:
             if result.model.alphabet != ALPHABET:
                 raise ValueError(
                     f"dataset: the networks read the twenty amino acids {ALPHABET}, the sequences "
-                    f"are of {result.model.states} states {result.model.alphabet or '(numbers)'}"
+                    f"are of {result.model.states} states "
+                    f"{result.model.alphabet or 'without letters (sequences.couplings_alphabet)'}"
                 )
             tokens = result.sequences
         data = make_data_set(
