@@ -69,6 +69,19 @@ def test_set_replaces_one_key() -> None:
         ("[data]\ntrain = 15000", "train + validation + test must be <= sequences.count"),
         ("[data]\nmask_rate = 1.0", "data.mask_rate: Expected `float` < 1"),
         ("[sequences]\ntemperature = 30.0", "hot_temperature must be > temperature = 30.0"),
+        ("[sequences]\ngaps = true", "sequences.gaps needs sequences.couplings, got True"),
+        ("[sequences]\ntriangle = 'upper'", "sequences.triangle needs sequences.interactions"),
+        (
+            "[sequences]\ncouplings = 'a'\ninteractions = 'b'",
+            "sequences.interactions is of a contact map's model, and sequences.couplings is an",
+        ),
+        ("interaction_seed = 2\n[sequences]\ncouplings = 'a'", "interaction_seed is of a contact"),
+        (
+            "[sequences]\ncouplings = 'a'\nmoves = 'swap'",
+            "sequences.moves = 'swap' keeps the composition of a structure's sequence and needs a "
+            "structure.file",
+        ),
+        ("[sequences]\ncouplings = 'a'\nfile = 'b'", "couplings needs sampled sequences, got 'a'"),
     ],
 )
 def test_mistakes_are_one_line(text: str, message: str) -> None:
@@ -127,8 +140,21 @@ def test_own_sequences_leave_no_room_for_sampled_ones() -> None:
         load("[sequences]\nfile = 'x.fasta'\ntemperature = 0.5")
 
 
+def test_couplings_bring_mutations_unless_swaps_are_asked_for() -> None:
+    given = load("[sequences]\ncouplings = 'a'")
+    assert given.sequences.moves == "mutation"
+    assert not given.has_contacts
+    both = load("[structure]\nfile = 'a.pdb'\n[sequences]\ncouplings = 'a'\nmoves = 'swap'")
+    assert both.sequences.moves == "swap"
+    assert both.has_contacts
+    for config in (given, both):
+        assert load(config.to_toml()) == config
+
+
 def test_files_are_relative_to_the_settings_file(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    config = load_config("[structure]\nfile = 'my.pdb'", where="x", path_base=tmp_path)
+    text = "[structure]\nfile = 'my.pdb'\n[sequences]\ncouplings = 'my.dat'"
+    config = load_config(text, where="x", path_base=tmp_path)
+    assert config.sequences.couplings == str((tmp_path / "my.dat").resolve())
     assert config.structure.file == str((tmp_path / "my.pdb").resolve())
 
 

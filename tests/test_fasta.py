@@ -72,6 +72,14 @@ def test_binary_and_missing_files(tmp_path):
         read_sequences(tmp_path / "absent")
 
 
+def test_write_in_another_alphabet(tmp_path):
+    path = tmp_path / "sequences.fasta"
+    write_fasta(path, [[0, 4, 1], [3, 3, 2]], alphabet="-ACGU")
+    assert path.read_text() == ">sequence_1\n-UA\n>sequence_2\nGGC\n"
+    with pytest.raises(ValueError, match=r"0\.\.4, got 0\.\.5"):
+        write_fasta(path, [[0, 5, 1]], alphabet="-ACGU")
+
+
 def test_write_refuses(tmp_path):
     path = tmp_path / "sequences.fasta"
     for tokens, names, message in (

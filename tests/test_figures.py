@@ -29,6 +29,7 @@ from thermosphere.analysis.figures_runs import (
     trace_figure,
     training_figure,
 )
+from thermosphere.analysis.figures_sequences import frequencies_figure
 from thermosphere.analysis.figures_weights import norm_figure, similarity_figure
 
 LIMIT = 120_000  # bytes
@@ -112,7 +113,14 @@ def every_figure() -> dict[str, Figure]:
             np.full(8, 100),
             np.random.default_rng(3).random(50),
             consecutive_overlaps=np.random.default_rng(4).random(20),
+            independent_overlaps=np.random.default_rng(5).random(20),
             random_overlap=0.07,
+        ),
+        "frequencies": frequencies_figure(
+            np.random.default_rng(6).random((12, 20)),
+            np.random.default_rng(7).random((12, 12)),
+            np.argwhere(np.triu(contacts)),
+            letters="ARNDCQEGHILKMFPSTWYV",
         ),
     }
 

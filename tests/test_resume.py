@@ -28,6 +28,8 @@ SETTINGS = [
     "sampling.draws=30",
     "--set",
     "sampling.checkpoint_seconds=0.4",
+    "--set",
+    "sequences.checkpoint_seconds=0.0",
 ]
 STAGES = ("contacts", "sequences", "dataset", "train", "sample")
 

@@ -6,12 +6,14 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
+from thermosphere.proteins import harvest, tempering
 from thermosphere.proteins import ladder as ladder_module
-from thermosphere.proteins import tempering
 from thermosphere.proteins.alphabet import encode
-from thermosphere.proteins.potts import energy, interaction_matrix
+from thermosphere.proteins.crew import Crew
+from thermosphere.proteins.potts import PottsModel, interaction_matrix
 from thermosphere.proteins.structure import native_2abd
 from thermosphere.proteins.tempering import TemperingResult, sample_sequences
+from thermosphere.proteins.tempering_checkpoint import save_progress
 
 # Six sites, three states: contacts within a loop, across it, and to a site of degree four.
 SWAP_CONTACTS = np.array([[0, 1], [0, 2], [0, 3], [0, 5], [1, 4], [2, 3], [3, 5]])
@@ -31,7 +33,8 @@ def small_run(moves, **options):
         else (SWAP_CONTACTS, SWAP_NATIVE)
     )
     arguments = {"seed": 5, "sequences": 400, "hot": 6.0, "temperature": 0.6, "harvest_spacing": 3}
-    return sample_sequences(contacts, J3, native, moves=moves, **(arguments | options))
+    model = options.pop("model", None) or PottsModel.from_contacts(contacts, J3, len(native))
+    return sample_sequences(model, native, moves=moves, **(arguments | options))
 
 
 def all_sequences(moves):
@@ -51,7 +54,7 @@ def standard_scores(result, shift=0.0):
     ``shift`` plants a fault: it multiplies the temperatures that the law is computed for.
     """
     states = all_sequences(result.settings["moves"])
-    energies = energy(states, result.contacts, J3)
+    energies = result.model.energy(states)
     place = np.argsort(codes(states))
     scores = []
     for level, temperature in enumerate(result.temperatures * (1.0 + shift)):
@@ -67,10 +70,15 @@ def standard_scores(result, shift=0.0):
     return np.array(scores)
 
 
-@pytest.fixture(scope="module", params=["swap", "mutation"])
+@pytest.fixture(
+    scope="module",
+    params=[("swap", "simulated"), ("mutation", "simulated"), ("swap", "parallel")],
+    ids=" ".join,
+)
 def recorded(request):
+    moves, method = request.param
     return small_run(
-        request.param, sequences=SEQUENCES, walkers=WALKERS, record_levels=True, visit=0.5
+        moves, method=method, sequences=SEQUENCES, walkers=WALKERS, record_levels=True, visit=0.5
     )
 
 
@@ -92,22 +100,27 @@ def test_the_law_test_sees_a_temperature_off_by_a_tenth(recorded):
 
 def test_log_partition_function_and_mean_energy(recorded):
     moves = recorded.settings["moves"]
-    energies = energy(all_sequences(moves), recorded.contacts, J3)
+    energies = recorded.model.energy(all_sequences(moves))
     runs = [small_run(moves, seed=seed, sequences=2000) for seed in range(8)]
     for observable in ("log_partition", "mean_energy"):
-        differences = []
+        differences, errors = [], []
         for run in runs:
             factors = np.exp(-np.outer(1.0 / run.temperatures, energies))  # (K, states)
             total = factors.sum(axis=1)
             mean = (factors * energies).sum(axis=1) / total
             exact = np.log(total / total[0]) if observable == "log_partition" else mean
             differences.append(getattr(run, observable)[-1] - exact[-1])
+            errors.append(run.log_partition_error[-1])
         z = np.mean(differences) / (np.std(differences, ddof=1) / np.sqrt(len(differences)))
         assert abs(z) < 5.4  # one in a thousand for Student's t with 7 degrees of freedom
+        if observable == "log_partition":
+            # The jackknife's own errors: 8 of Student's t with 7 degrees, whose variance is 7/5.
+            squares = np.mean((np.array(differences) / np.array(errors)) ** 2)
+            assert 0.25 < squares < 5.0
 
 
 def test_frozen_weights_are_thermodynamic_integrals(recorded):
-    energies = energy(all_sequences(recorded.settings["moves"]), recorded.contacts, J3)
+    energies = recorded.model.energy(all_sequences(recorded.settings["moves"]))
     exact = np.log(np.exp(-np.outer(1.0 / recorded.temperatures, energies)).sum(axis=1))
     # Learned from 8 × 3200 visits: rough, and need not be better for the law to hold.
     assert np.abs(recorded.weights + exact - exact[0]).max() < 0.1
@@ -125,24 +138,23 @@ def test_the_last_recorded_level_is_the_harvest(recorded):
 @pytest.fixture(scope="module")
 def protein():
     native = native_2abd()
-    return native, encode(native.sequence), interaction_matrix(0)
+    model = PottsModel.from_contacts(native.contacts, interaction_matrix(0), native.length)
+    return model, encode(native.sequence)
 
 
 @pytest.fixture(scope="module")
 def short_run(protein):
-    native, tokens, interactions = protein
-    return sample_sequences(
-        native.contacts, interactions, tokens, seed=1, sequences=60, temperature=3.0, walkers=4
-    )
+    model, tokens = protein
+    return sample_sequences(model, tokens, seed=1, sequences=60, temperature=3.0, walkers=4)
 
 
 def test_protein_run(short_run, protein):
-    native, tokens, interactions = protein
+    model, tokens = protein
     result = short_run
     assert result.sequences.shape == (60, 86)
     assert result.sequences.dtype == np.uint8
     assert (np.sort(result.sequences, axis=1) == np.sort(tokens)).all()
-    assert (result.energies == energy(result.sequences, native.contacts, interactions)).all()
+    assert (result.energies == model.energy(result.sequences)).all()
     assert result.diagnostics["energy_drift"] < 1e-8
     assert result.diagnostics["distinct_sequences"] == 60
     assert result.diagnostics["round_trips"] > 0
@@ -154,19 +166,104 @@ def test_protein_run(short_run, protein):
     assert result.warnings == []
 
 
+@pytest.mark.filterwarnings("ignore:Unknown solver options")  # pymbar's, to SciPy
+def test_log_partition_function_agrees_with_mbar(protein):
+    """pymbar's estimate from the recorded sequences of every level of the same run."""
+    mbar = pytest.importorskip("pymbar").MBAR
+    model, tokens = protein
+    run = sample_sequences(
+        model, tokens, seed=2, sequences=2000, temperature=2.0, record_levels=True
+    )
+    levels = len(run.temperatures)
+    energies = model.energy(run.level_sequences).ravel()  # (K · S,)
+    reduced = energies / run.temperatures[:, None]
+    found = mbar(reduced, np.full(levels, 2000)).compute_free_energy_differences()
+    difference = run.log_partition + found["Delta_f"][0]
+    # The recorded sequences are a part of the visits; MBAR takes them for independent, they are a
+    # measured decorrelation apart at the target, and closer than that to being so above it.
+    error = np.hypot(run.log_partition_error, found["dDelta_f"][0])
+    assert (np.abs(difference[1:]) < 4.5 * error[1:]).all()
+    assert error[-1] < 0.1  # of some −60
+    assert abs(run.log_partition[-1]) > 20
+
+
 def same(first, second):
     return all(
         np.array_equal(getattr(first, entry.name), getattr(second, entry.name))
         for entry in fields(TemperingResult)
+        if entry.name != "model"
+    ) and all(
+        np.array_equal(value, getattr(second.model, name))
+        for name, value in vars(first.model).items()
     )
 
 
+class Killed(Exception):
+    """Stands for the end of a process."""
+
+
+@pytest.mark.parametrize("method", ["simulated", "parallel"])
+def test_a_killed_harvest_goes_on_bit_for_bit(method, tmp_path, monkeypatch):
+    monkeypatch.setattr(harvest, "_ROUND", 500)
+    options = {"method": method, "harvest_spacing": None, "sequences": 3000}
+    whole = small_run("swap", **options)
+    path = tmp_path / "sequences.checkpoint.npz"
+    written = []
+
+    def save(target, state):
+        if len(written) % 3 == 2:
+            written.append(target)
+            raise Killed
+        save_progress(target, state)
+        written.append(target)
+
+    monkeypatch.setattr(tempering, "save_progress", save)
+    kills = 0
+    while True:
+        try:
+            broken = small_run("swap", checkpoint=path, checkpoint_seconds=0.0, **options)
+            break
+        except Killed:
+            kills += 1
+    assert kills > 1
+    assert same(whole, broken)
+    # The file of a harvest that is complete changes nothing.
+    assert same(whole, small_run("swap", checkpoint=path, checkpoint_seconds=0.0, **options))
+
+
+def test_checkpoints_of_something_else_are_refused(tmp_path):
+    path = tmp_path / "sequences.checkpoint.npz"
+    small_run("swap", checkpoint=path, checkpoint_seconds=0.0)
+    with pytest.raises(ValueError, match="does not fit: seed was 5, now 6"):
+        small_run("swap", checkpoint=path, seed=6)
+    model = PottsModel.from_contacts(SWAP_CONTACTS[1:], J3, 6)
+    with pytest.raises(ValueError, match="does not fit: it was another model"):
+        small_run("swap", checkpoint=path, model=model)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ValueError, match="thermosphere tempering checkpoint 1 file"):
+        small_run("swap", checkpoint=path)
+
+
+def test_energies_are_summed_anew_at_a_checkpoint(tmp_path, monkeypatch):
+    def spoil(target, state):
+        state.crew.walkers[3].energies[0] += 1
+        save_progress(target, state)
+
+    monkeypatch.setattr(tempering, "save_progress", spoil)
+    with pytest.raises(RuntimeError, match="a walker's energy is"):
+        small_run("swap", checkpoint=tmp_path / "c.npz", checkpoint_seconds=0.0)
+
+
+@pytest.mark.parametrize("method", ["simulated", "parallel"])
 @pytest.mark.parametrize("moves", ["swap", "mutation"])
-def test_seed_decides_and_threads_do_not(moves):
-    runs = [small_run(moves, threads=threads) for threads in (1, 2, 5)]
+def test_seed_decides_and_threads_do_not(moves, method):
+    runs = [
+        small_run(moves, method=method, harvest_spacing=None, threads=threads)
+        for threads in (1, 2, 5)
+    ]
     assert same(runs[0], runs[1])
     assert same(runs[0], runs[2])
-    other = small_run(moves, seed=6)
+    other = small_run(moves, method=method, harvest_spacing=None, seed=6)
     assert (runs[0].sequences != other.sequences).any()
 
 
@@ -209,7 +306,7 @@ def test_save_and_load(tmp_path, short_run):
     whole = path.read_bytes()
     for damaged in (b"", whole[:1000], whole[: len(whole) // 2]):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="thermosphere tempering 1 file"):
+        with pytest.raises(ValueError, match="thermosphere tempering 2 file"):
             TemperingResult.load(path)
     path.write_bytes(whole)
     with pytest.raises(TypeError):
@@ -227,10 +324,9 @@ def test_progress_bars(capfd):
 
 
 def test_few_round_trips_are_reported(protein):
-    native, tokens, interactions = protein
+    model, tokens = protein
     result = sample_sequences(
-        native.contacts,
-        interactions,
+        model,
         tokens,
         seed=1,
         sequences=2000,
@@ -245,20 +341,21 @@ def test_few_round_trips_are_reported(protein):
 
 
 def test_a_ladder_that_cannot_reach_the_target(protein, monkeypatch):
-    native, tokens, interactions = protein
+    model, tokens = protein
     monkeypatch.setattr(ladder_module, "_MAXIMUM_LEVELS", 4)
     with pytest.raises(RuntimeError, match="4 levels reach only T = 4") as error:
-        sample_sequences(native.contacts, interactions, tokens, seed=1)
+        sample_sequences(model, tokens, seed=1)
     assert "\n" not in str(error.value)
     # One step from T = 20 to T = 1: no walker at 20 ever has an energy fit for 1.
     with pytest.raises(RuntimeError, match="do not reach T = 1, level 2 of the ladder"):
-        sample_sequences(native.contacts, interactions, tokens, seed=1, level_spacing=20.0)
+        sample_sequences(model, tokens, seed=1, level_spacing=20.0)
 
 
 def test_a_target_visited_too_rarely(monkeypatch):
-    monkeypatch.setattr(tempering, "_HARVEST_PATIENCE", 0)
-    monkeypatch.setattr(tempering, "_CHUNK", 1)
-    with pytest.raises(RuntimeError, match="a walker found 0 of 50 sequences in 1 cycles"):
+    monkeypatch.setattr(harvest, "_PATIENCE", 1)
+    monkeypatch.setattr(harvest, "_ROUND", 1)
+    monkeypatch.setattr(Crew, "harvest", lambda *_: None)
+    with pytest.raises(RuntimeError, match=r"found 0 of 50 sequences in \d+ cycles"):
         small_run("swap")
 
 
@@ -269,6 +366,7 @@ def test_a_target_visited_too_rarely(monkeypatch):
         ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
         ({"temperature": float("nan")}, "temperature must be positive"),
         ({"hot": float("inf")}, "hot must be above"),
+        ({"method": "annealing"}, "method must be 'simulated' or 'parallel', got 'annealing'"),
         ({"moves": "flip"}, "moves must be 'swap' or 'mutation', got 'flip'"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"sequences": 0}, "sequences must be at least 1"),
@@ -286,18 +384,15 @@ def test_bad_options(options, message):
 
 
 @pytest.mark.parametrize(
-    ("contacts", "interactions", "native", "message"),
+    ("contacts", "native", "message"),
     [
-        ([[0, 6]], J3, SWAP_NATIVE, "contact sites must be 0..5, got 0..6"),
-        (np.zeros((0, 2), dtype=int), J3, SWAP_NATIVE, "contacts are empty"),
-        ([[0, 1]], J3[:2], SWAP_NATIVE, r"interactions must be \(q, q\)"),
-        ([[0, 1]], np.triu(J3), SWAP_NATIVE, "interactions must be symmetric"),
-        ([[0, 1]], J3, SWAP_NATIVE + 1, r"native must be 0\.\.2, got 1\.\.3"),
-        ([[0, 1]], J3, SWAP_NATIVE.astype(float), "native must be integers"),
-        ([[0, 1]], J3, np.zeros(6, dtype=int), "swaps need two kinds of residue"),
-        ([[0, 1]], J3, [1], r"native must be \(n,\), n > 1"),
+        (np.zeros((0, 2), dtype=int), SWAP_NATIVE, "every sequence has energy 0"),
+        ([[0, 1]], SWAP_NATIVE + 1, r"native must be 0\.\.2, got 1\.\.3"),
+        ([[0, 1]], SWAP_NATIVE.astype(float), "native must be integers"),
+        ([[0, 1]], np.zeros(6, dtype=int), "swaps need two kinds of residue"),
+        ([[0, 1]], [1], r"native must be \(6,\), got shape \(1,\)"),
     ],
 )
-def test_bad_system(contacts, interactions, native, message):
+def test_bad_system(contacts, native, message):
     with pytest.raises(ValueError, match=message):
-        sample_sequences(contacts, interactions, native, seed=0)
+        sample_sequences(PottsModel.from_contacts(contacts, J3, 6), native, seed=0)

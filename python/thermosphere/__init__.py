@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from thermosphere.models.named import named_model
     from thermosphere.models.potential import MaskedLanguagePotential, Potential
     from thermosphere.models.regularised import Regularised
+    from thermosphere.proteins.couplings import read_couplings
+    from thermosphere.proteins.enumeration import enumerate_model
+    from thermosphere.proteins.potts import PottsModel
+    from thermosphere.proteins.tempering import sample_sequences
     from thermosphere.sampling.langevin import Langevin, UnreachableSphereError
     from thermosphere.sampling.options import LangevinOptions
     from thermosphere.sampling.state import LangevinState
@@ -29,10 +33,14 @@ _HOMES = {
     "MaskedLanguagePotential": "models.potential",
     "ModulePotential": "models.module_potential",
     "Potential": "models.potential",
+    "PottsModel": "proteins.potts",
     "Regularised": "models.regularised",
     "UnreachableSphereError": "sampling.langevin",
     "as_module": "models.module",
+    "enumerate_model": "proteins.enumeration",
     "named_model": "models.named",
+    "read_couplings": "proteins.couplings",
+    "sample_sequences": "proteins.tempering",
 }
 
 __all__ = [
@@ -43,11 +51,15 @@ __all__ = [
     "MaskedLanguagePotential",
     "ModulePotential",
     "Potential",
+    "PottsModel",
     "Regularised",
     "UnreachableSphereError",
     "__version__",
     "as_module",
+    "enumerate_model",
     "named_model",
+    "read_couplings",
+    "sample_sequences",
 ]
 
 

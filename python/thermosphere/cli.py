@@ -17,7 +17,7 @@ EXIT_INTERRUPTED = 130
 
 STAGES = {
     "contacts": "structure → contact map",
-    "sequences": "contact map → Potts sequences by adaptive simulated tempering",
+    "sequences": "contact map or couplings → Potts sequences by adaptive simulated tempering",
     "dataset": "sequences → masks and splits",
     "train": "data set → early-stopped and over-trained weights",
     "sample": "early-stopped weights → weights sampled on the sphere at every temperature",
@@ -109,6 +109,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sequences", metavar="FILE", help="your own sequences, FASTA or one a line"
     )
+    parser.add_argument(
+        "--couplings",
+        metavar="FILE",
+        help="sample sequences from the fields and couplings of direct-coupling analysis "
+        "(text of bmDCA, adabmDCA or CCMpred); needs no --structure",
+    )
 
 
 def _add_stage_arguments(parser: argparse.ArgumentParser) -> None:
@@ -160,7 +166,11 @@ def _settings(parsed: argparse.Namespace) -> Config:
 
     changes = list(parsed.changes)
     here = Path.cwd()
-    for key, value in (("structure.file", parsed.structure), ("sequences.file", parsed.sequences)):
+    for key, value in (
+        ("structure.file", parsed.structure),
+        ("sequences.file", parsed.sequences),
+        ("sequences.couplings", parsed.couplings),
+    ):
         if value is not None:
             changes.append(f"{key}={(here / value).resolve()}")
     if parsed.chain is not None:

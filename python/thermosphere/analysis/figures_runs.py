@@ -126,6 +126,7 @@ def tempering_figure(
     overlaps: npt.ArrayLike,
     *,
     consecutive_overlaps: npt.ArrayLike | None = None,
+    independent_overlaps: npt.ArrayLike | None = None,
     random_overlap: float | None = None,
 ) -> Figure:
     """Diagnostics of the sequence sampler: energy and visits of each level, overlap of the harvest.
@@ -133,7 +134,8 @@ def tempering_figure(
     temperature, energy_mean, energy_std, visits: (levels,), energies in units of the standard
     deviation of J.  overlaps: (P,) share of equal sites in pairs of harvested sequences;
     consecutive_overlaps: of sequences harvested one after the other, which agrees with the first
-    when the walker forgets in between.  random_overlap: of shuffled sequences, as a dotted line.
+    when the walker forgets in between; independent_overlaps: of sequences of different walkers.
+    random_overlap: of shuffled sequences, as a dotted line.
     """
     levels = np.asarray(temperature, dtype=np.float64)
     figure = new_figure(8.6)
@@ -151,7 +153,11 @@ def tempering_figure(
     edges = np.linspace(0.0, 1.0, 51)
     handles = []
     for index, (label, values) in enumerate(
-        (("all pairs", overlaps), ("consecutive", consecutive_overlaps))
+        (
+            ("all pairs", overlaps),
+            ("consecutive", consecutive_overlaps),
+            ("two walkers", independent_overlaps),
+        )
     ):
         if values is not None:
             heights, _ = np.histogram(np.asarray(values), edges, density=True)
@@ -160,7 +166,7 @@ def tempering_figure(
     if random_overlap is not None:
         overlap.axvline(random_overlap, color=GREY, linestyle=":")
         handles.append(Line2D([], [], color=GREY, linestyle=":", label="shuffled"))
-    legend_above(overlap, handles, columns=3)
+    legend_above(overlap, handles, columns=2)
     overlap.set_xlabel("overlap of two harvested sequences")
     overlap.set_ylabel("density")
     return figure

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from thermosphere.proteins.alphabet import ALPHABET, STATES, check_states, decode
+from thermosphere.proteins.alphabet import ALPHABET, check_states
 
 _NO_ID = 255
 
@@ -90,29 +90,35 @@ def read_sequences(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 
 def write_fasta(
-    path: str | os.PathLike[str], tokens: ArrayLike, names: list[str] | None = None
+    path: str | os.PathLike[str],
+    tokens: ArrayLike,
+    names: list[str] | None = None,
+    *,
+    alphabet: str = ALPHABET,
 ) -> None:
     """Write sequences as FASTA, one line a sequence, atomically.
 
     Arguments:
-        tokens: (S, n) integers 0..19.
+        tokens: (S, n) integers, each the place of its letter in ``alphabet``.
         names: S headers; ``sequence_1`` … by default.
+        alphabet: ASCII letters of the states.
 
-    Raises: ValueError for another shape, an id above 19, or a wrong number of names.
+    Raises: ValueError for another shape, an id without a letter, or a wrong number of names.
     """
     array = np.asarray(tokens)
     if array.ndim != 2:
         raise ValueError(f"write_fasta: tokens must be (S, n), got shape {array.shape}")
-    check_states(array, STATES, "write_fasta: tokens")
+    check_states(array, len(alphabet), "write_fasta: tokens")
     headers = names if names is not None else [f"sequence_{k + 1}" for k in range(len(array))]
     if len(headers) != len(array):
         raise ValueError(f"write_fasta: expected {len(array)} names, got {len(headers)}")
     for header in headers:
         if len(header.splitlines()) > 1:
             raise ValueError(f"write_fasta: a name must be one line, got {header!r}")
+    letters = np.frombuffer(alphabet.encode("ascii"), dtype=np.uint8)
     path = Path(path)
     partial = path.with_name(path.name + ".part")
     with partial.open("w", encoding="ascii") as file:
         for header, row in zip(headers, array, strict=True):
-            file.write(f">{header}\n{decode(row)}\n")
+            file.write(f">{header}\n{letters[row].tobytes().decode('ascii')}\n")
     os.replace(partial, path)

@@ -1,15 +1,17 @@
-"""Sequences at a low temperature, by adaptive simulated tempering (§1 of arXiv 2603.29529).
+"""Sequences at a low temperature, by adaptive tempering (§1 of arXiv 2603.29529).
 
-First the ladder and its weights are learned (ladder.py), then both are frozen together with the
-length of a visit, and sequences are harvested from the target level alone.  Several independent
-walkers share the work: their sums are pooled between the rounds of learning, and each harvests its
-part.
+First the ladder and its weights are learned (ladder.py) and frozen together with the length of a
+visit; then the decorrelation of the target level is measured (decorrelation.py), and sequences are
+harvested from that level alone, so many visits apart.  Several independent walkers share the work:
+their sums are pooled between the rounds of learning, and each harvests its part.
 """
 
 from __future__ import annotations
 
 import os
-import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,39 +19,28 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from thermosphere.proteins.alphabet import check_states
-from thermosphere.proteins.ladder import Crew, learn_ladder
-from thermosphere.proteins.potts import (
-    check_contacts,
-    check_interactions,
-    contact_neighbours,
-    energy,
-    local_fields,
-)
+from thermosphere.proteins.crew import Crew, new_walker
+from thermosphere.proteins.decorrelation import Decorrelation, measure_decorrelation
+from thermosphere.proteins.fixed_point import System, fixed_point
+from thermosphere.proteins.harvest import fill, new_harvests
+from thermosphere.proteins.ladder import learn_ladder
+from thermosphere.proteins.potts import PottsModel
+from thermosphere.proteins.tempering_checkpoint import Progress, load_progress, save_progress
 from thermosphere.proteins.tempering_result import TemperingResult
 from thermosphere.proteins.walker import (
-    COUNTS,
     DESCENTS,
     DESCENTS_TRIED,
-    LEVEL,
     PROPOSALS,
-    ROUND_TRIPS,
     VISITS,
-    Harvest,
     Ladder,
-    System,
-    Walker,
-    walk,
 )
 
-# The harvest may take this many times the cycles that evenly visited levels need.
-_HARVEST_PATIENCE = 20
-_CHUNK = 2000  # cycles between looks at the clock: some milliseconds
 _OVERLAP_PAIRS = 20_000
+METHODS = ("simulated", "parallel")
 
 
 def sample_sequences(
-    contacts: ArrayLike,
-    interactions: ArrayLike,
+    model: PottsModel,
     native: ArrayLike,
     *,
     seed: int,
@@ -57,50 +48,66 @@ def sample_sequences(
     temperature: float = 1.0,
     hot: float = 20.0,
     moves: str = "swap",
+    method: str = "simulated",
     level_spacing: float = 0.8,
     visit: float = 0.1,
-    harvest_spacing: int = 50,
+    harvest_spacing: int | None = None,
     walkers: int = 8,
     threads: int | None = None,
     record_levels: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_seconds: float = 10.0,
     progress: bool = False,
 ) -> TemperingResult:
-    """Sample sequences from exp(−E(s)/T), Eq. 1, at one temperature.
+    """Sample sequences from exp(−E(s)/T), E the model's energy, at one temperature.
 
     Arguments:
-        contacts: (E, 2) integer pairs i < j, 0-based.
-        interactions: (q, q) symmetric J.
+        model: n sites of q states.
         native: (n,) integers 0..q-1, where the walkers start; swap moves conserve its composition.
         seed: the sequences depend on it and on the other arguments, never on ``threads``.
         sequences: how many to harvest, S.
         temperature: target T, energy units.
         hot: temperature of the hottest level.
         moves: "swap" exchanges two sites; "mutation" sets one site to a random state.
+        method: "simulated" tempering, a walker moves among the levels; "parallel" tempering, a
+            walker is a replica at every level (walker.py).
         level_spacing: Δβ·σ_E of neighbouring levels.
         visit: accepted moves a site in one visit of a level; sets the proposals a visit.
-        harvest_spacing: visits of the target level from one harvest to the next.
+        harvest_spacing: visits of the target level from one harvest to the next; by default twice
+            the measured integrated autocorrelation time of energy or overlap, the longer one.
         walkers: independent walkers.
         threads: how many run at once; all available cores by default.
         record_levels: keep S sequences of every level, not of the target alone.
+        checkpoint: a file that the harvest so far is kept in; where it is there, the harvest goes
+            on from it, bit for bit.  The caller removes it once the result is safe.
+        checkpoint_seconds: between two writings of it.
         progress: show bars.
 
-    Returns: TemperingResult.  Its diagnostics: ``round_trips`` hot → cold → hot of all walkers
-    during the harvest; ``round_trips_per_sequence``; ``overlap_random`` and
-    ``overlap_consecutive``, mean share of equal sites between harvested pairs taken at random and
-    between neighbours of one walker; ``overlap_baseline``, the same for sequences drawn at random,
-    of the conserved composition or of equally likely states; ``distinct_sequences``; ``proposals``;
+    Returns: TemperingResult.  Its diagnostics: ``round_trips`` hot → cold → hot of all replicas
+    during the harvest; ``round_trips_per_sequence``; ``harvest_spacing``; ``energy_time`` and
+    ``overlap_time``, integrated autocorrelation times in visits of the target, None where the
+    spacing was given; ``harvest_correlation``, of the energies of consecutive harvests;
+    ``overlap_random``, ``overlap_consecutive`` and ``overlap_independent``, mean share of equal
+    sites between harvested pairs taken at random, between neighbours of one walker, and between
+    sequences of two walkers; ``overlap_baseline``, the same for sequences drawn at random, of the
+    conserved composition or of equally likely states; ``distinct_sequences``; ``proposals``;
     ``energy_drift``, largest difference between a walker's running energy and the recomputed one.
     A warning is given for fewer than one round trip per 100 sequences (most of them then come from
     few basins) and for a level visited less than a tenth of the mean.
 
-    Raises: ValueError for arguments out of range; RuntimeError where the ladder does not reach the
-    target, or the target is visited too rarely.
+    Raises: ValueError for arguments out of range or a checkpoint of other arguments; RuntimeError
+    where the ladder does not reach the target, its weights do not become even, or the target is
+    visited too rarely.
     """
-    system, pairs, tokens = _check(contacts, interactions, native, moves)
+    tokens = _check(model, native, moves)
+    if method not in METHODS:
+        raise ValueError(
+            f"sample_sequences: method must be 'simulated' or 'parallel', got {method!r}"
+        )
     for name, value, least in (
         ("seed", seed, 0),
         ("sequences", sequences, 1),
-        ("harvest_spacing", harvest_spacing, 1),
+        ("harvest_spacing", 1 if harvest_spacing is None else harvest_spacing, 1),
         ("walkers", walkers, 1),
         ("threads", 1 if threads is None else threads, 1),
     ):
@@ -123,48 +130,39 @@ def sample_sequences(
         "temperature": temperature,
         "hot": hot,
         "moves": moves,
+        "method": method,
         "level_spacing": level_spacing,
         "visit": visit,
         "harvest_spacing": harvest_spacing,
         "walkers": walkers,
         "record_levels": record_levels,
     }
-    crew = Crew(
-        system,
-        [_new_walker(system, pairs, tokens, seed, index) for index in range(walkers)],
-        threads or _available_cores(),
-    )
-    with crew.pool:
-        ladder = learn_ladder(crew, 1.0 / hot, 1.0 / temperature, level_spacing, visit, progress)
-        harvests = _harvest(crew, ladder, sequences, harvest_spacing, record_levels, progress)
-    return _result(crew, ladder, harvests, pairs, settings)
+    system = fixed_point(model, mutate=moves == "mutation", hottest=hot, coldest=temperature)
+    with ThreadPoolExecutor(max_workers=min(threads or _available_cores(), walkers)) as pool:
+        state = None
+        if checkpoint is not None:
+            state = load_progress(Path(checkpoint), settings, model, system, pool)
+        if state is None:
+            state = _begin(model, system, tokens, settings, pool, progress)
+        _harvest(
+            state, None if checkpoint is None else Path(checkpoint), checkpoint_seconds, progress
+        )
+    return _result(state)
 
 
-def _check(
-    contacts: ArrayLike, interactions: ArrayLike, native: ArrayLike, moves: str
-) -> tuple[System, NDArray[np.int64], NDArray[np.uint8]]:
+def _check(model: PottsModel, native: ArrayLike, moves: str) -> NDArray[np.uint8]:
     where = "sample_sequences"
-    matrix = check_interactions(interactions, where)
     tokens = np.asarray(native)
-    if tokens.ndim != 1 or tokens.size < 2:
-        raise ValueError(f"{where}: native must be (n,), n > 1, got shape {tokens.shape}")
-    if len(matrix) > 256:
-        raise ValueError(f"{where}: at most 256 states fit a token, got {len(matrix)}")
-    check_states(tokens, len(matrix), f"{where}: native")
+    if tokens.shape != (model.length,):
+        raise ValueError(f"{where}: native must be ({model.length},), got shape {tokens.shape}")
+    check_states(tokens, model.states, f"{where}: native")
     if moves not in ("swap", "mutation"):
         raise ValueError(f"{where}: moves must be 'swap' or 'mutation', got {moves!r}")
     if moves == "swap" and len(np.unique(tokens)) == 1:
         raise ValueError(f"{where}: swaps need two kinds of residue, native has one")
-    pairs = check_contacts(contacts, tokens.size, where)
-    if not len(pairs):
-        raise ValueError(f"{where}: contacts are empty, every sequence has energy 0")
-    in_contact = np.zeros((tokens.size, tokens.size), dtype=np.uint8)
-    in_contact[pairs[:, 0], pairs[:, 1]] = in_contact[pairs[:, 1], pairs[:, 0]] = 1
-    starts, neighbours = contact_neighbours(pairs, tokens.size)
-    system = System(
-        np.ascontiguousarray(matrix), in_contact, starts, neighbours, moves == "mutation"
-    )
-    return system, pairs, tokens.astype(np.uint8)
+    if not len(model.pairs) and not model.fields.any():
+        raise ValueError(f"{where}: no pairs and no fields, every sequence has energy 0")
+    return tokens.astype(np.uint8)
 
 
 def _available_cores() -> int:
@@ -173,95 +171,103 @@ def _available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _new_walker(
-    system: System, pairs: NDArray[np.int64], tokens: NDArray[np.uint8], seed: int, index: int
-) -> Walker:
-    seeds = np.random.SeedSequence([seed, index])
-    return Walker(
-        tokens=tokens.copy(),
-        fields=local_fields(tokens, pairs, system.interactions),
-        energy=energy(tokens[None], pairs, system.interactions),
-        counter=np.array(seeds.generate_state(1, np.uint64), dtype=np.uint64),
-        place=np.zeros(3, dtype=np.int64),
-        counts=np.zeros((COUNTS, 1), dtype=np.int64),
-        sums=np.zeros((2, 1)),
+def _begin(
+    model: PottsModel,
+    system: System,
+    tokens: NDArray[np.uint8],
+    settings: dict[str, Any],
+    pool: ThreadPoolExecutor,
+    progress: bool,
+) -> Progress:
+    """Everything before the harvest: a function of the arguments alone."""
+    count = settings["walkers"]
+    counters = [
+        np.random.SeedSequence([settings["seed"], index])
+        .generate_state(1, np.uint64)
+        .astype(np.uint64)
+        for index in range(count)
+    ]
+    crew = Crew(model, system, [new_walker(model, system, tokens[None], c) for c in counters], pool)
+    ladder = learn_ladder(
+        crew,
+        1.0 / settings["hot"],
+        1.0 / settings["temperature"],
+        settings["level_spacing"],
+        settings["visit"],
+        progress,
     )
-
-
-def _harvest(
-    crew: Crew, ladder: Ladder, sequences: int, spacing: int, every: bool, progress: bool
-) -> list[Harvest]:
-    """Fill the quota of every walker; one Harvest a walker, its last row the target level."""
-    levels, count = len(ladder.betas), len(crew.walkers)
-    rows = np.arange(levels) if every else np.where(np.arange(levels) == levels - 1, 0, -1)
-    harvests = []
-    for index in range(count):
-        quota = sequences // count + (index < sequences % count)
-        tokens = np.zeros((rows[-1] + 1, quota, len(crew.walkers[0].tokens)), dtype=np.uint8)
-        filled = np.zeros(rows[-1] + 1, dtype=np.int64)
-        harvests.append(Harvest(rows.astype(np.int64), tokens, filled, spacing))
+    levels = len(ladder.betas)
+    if settings["method"] == "parallel":
+        crew = replicated(crew, ladder)
+    spacing = settings["harvest_spacing"]
+    measured: Decorrelation | None = None
     crew.clear(levels)
-    for walker in crew.walkers:
-        walker.place[LEVEL + 1 :] = 0
-    stop = threading.Event()
-    lock = threading.Lock()
-    bar = tqdm(total=sequences, desc="sequences", unit="", disable=not progress)
+    if spacing is None:
+        measured = measure_decorrelation(crew, ladder)
+        spacing = measured.spacing
+        crew.clear(levels)
+    quotas = [
+        settings["sequences"] // count + (index < settings["sequences"] % count)
+        for index in range(count)
+    ]
+    harvests = new_harvests(crew, ladder, quotas, spacing=spacing, every=settings["record_levels"])
+    return Progress(settings, crew, ladder, harvests, measured)
 
-    def fill(index: int) -> None:
-        try:
-            fill_quota(index)
-        except BaseException:
-            stop.set()  # the other walkers end at their next look
-            raise
 
-    def fill_quota(index: int) -> None:
-        harvest = harvests[index]
-        quota = harvest.tokens.shape[1]
-        patience = _HARVEST_PATIENCE * max(quota, 100) * spacing * levels
-        spent = 0
-        while not stop.is_set() and int(harvest.filled.min()) < quota:
-            if spent > patience:
-                raise RuntimeError(
-                    f"sample_sequences: a walker found {int(harvest.filled.min())} of {quota} "
-                    f"sequences in {spent} cycles; the weights are poor, use a larger visit"
-                )
-            before = int(harvest.filled[-1])
-            walk(crew.system, crew.walkers[index], ladder, _CHUNK, harvest)
-            spent += _CHUNK
-            with lock:
-                bar.update(int(harvest.filled[-1]) - before)
+def replicated(crew: Crew, ladder: Ladder) -> Crew:
+    """A replica at every level for each walker, where simulated tempering brought it."""
+    seeds = new_harvests(crew, ladder, [1] * len(crew.walkers), spacing=1, every=True)
+    crew.clear(len(ladder.betas))
+    fill(crew, ladder, seeds)
+    walkers = [
+        new_walker(crew.model, crew.system, seed.tokens[:, 0], walker.counter)
+        for seed, walker in zip(seeds, crew.walkers, strict=True)
+    ]
+    return Crew(crew.model, crew.system, walkers, crew.pool)
+
+
+def _harvest(state: Progress, checkpoint: Path | None, seconds: float, progress: bool) -> None:
+    written = time.monotonic()
+    bar = tqdm(total=state.settings["sequences"], desc="sequences", unit="", disable=not progress)
+
+    def after_round() -> None:
+        nonlocal written
+        bar.update(sum(int(harvest.filled[-1]) for harvest in state.harvests) - bar.n)
+        if checkpoint is not None and time.monotonic() - written >= seconds:
+            save_progress(checkpoint, state)
+            written = time.monotonic()
 
     with bar:
-        try:
-            crew.each(fill)
-        finally:
-            stop.set()  # an interrupt reaches this thread only
-    return harvests
+        fill(state.crew, state.ladder, state.harvests, after_round)
+    state.crew.check_energies()
 
 
-def _result(
-    crew: Crew,
-    ladder: Ladder,
-    harvests: list[Harvest],
-    pairs: NDArray[np.int64],
-    settings: dict[str, Any],
-) -> TemperingResult:
+def _result(state: Progress) -> TemperingResult:
+    crew, ladder, harvests = state.crew, state.ladder, state.harvests
+    model, settings = crew.model, state.settings
     found = crew.levels()
     visits = found.counts[VISITS]
     tokens = np.concatenate([harvest.tokens for harvest in harvests], axis=1)  # (R, S, n)
     sequences = tokens[-1]
     walker = np.repeat(np.arange(len(harvests)), [h.tokens.shape[1] for h in harvests])
-    trips = sum(int(member.place[ROUND_TRIPS]) for member in crew.walkers)
+    energies = model.energy(sequences)
+    trips = crew.round_trips()
+    measured = state.decorrelation
+    drift = [
+        walker.energies * crew.system.unit - model.energy(rows)
+        for walker, rows in zip(crew.walkers, crew.tokens(), strict=True)
+    ]
     diagnostics = {
         "round_trips": trips,
         "round_trips_per_sequence": trips / len(sequences),
-        **_overlaps(sequences, walker, crew.system, settings["seed"]),
+        "harvest_spacing": harvests[0].spacing,
+        "energy_time": measured.energy if measured else None,
+        "overlap_time": measured.overlap if measured else None,
+        "harvest_correlation": _consecutive_correlation(energies, walker),
+        **_overlaps(sequences, walker, model.states, settings),
         "distinct_sequences": len(np.unique(sequences, axis=0)),
         "proposals": int(found.counts[PROPOSALS].sum()),
-        "energy_drift": max(
-            abs(float(member.energy[0] - energy(member.tokens, pairs, crew.system.interactions)))
-            for member in crew.walkers
-        ),
+        "energy_drift": float(np.abs(drift).max()),
     }
     warnings = []
     if 100 * trips < len(sequences):
@@ -277,10 +283,9 @@ def _result(
         )
     return TemperingResult(
         sequences=sequences,
-        energies=energy(sequences, pairs, crew.system.interactions),
+        energies=energies,
         walker=walker,
-        interactions=crew.system.interactions,
-        contacts=pairs,
+        model=model,
         temperatures=1.0 / ladder.betas,
         weights=ladder.weights,
         cycle=ladder.cycle,
@@ -290,8 +295,8 @@ def _result(
         acceptance=found.acceptance,
         level_acceptance=found.counts[DESCENTS, :-1]
         / np.maximum(found.counts[DESCENTS_TRIED, :-1], 1),
-        log_partition=np.log(np.maximum(visits, 1) / max(visits[0], 1))
-        - (ladder.weights - ladder.weights[0]),
+        log_partition=np.append(0.0, np.cumsum(crew.log_ratios(ladder))),
+        log_partition_error=crew.log_ratio_errors(ladder),
         level_sequences=tokens if settings["record_levels"] else tokens[:0, :0],
         diagnostics=diagnostics,
         settings=settings,
@@ -300,17 +305,20 @@ def _result(
 
 
 def _overlaps(
-    sequences: NDArray[np.uint8], walker: NDArray[np.int64], system: System, seed: int
+    sequences: NDArray[np.uint8],
+    walker: NDArray[np.int64],
+    states: int,
+    settings: dict[str, Any],
 ) -> dict[str, float | None]:
     """Mean share of equal sites; None where there is no pair to compare."""
-    states = len(system.interactions)
-    if system.mutate:
+    if settings["moves"] == "mutation":
         shares = np.full(states, 1.0 / states)
     else:
         shares = np.bincount(sequences[0], minlength=states) / sequences.shape[1]
     overlaps: dict[str, float | None] = {
         "overlap_random": None,
         "overlap_consecutive": None,
+        "overlap_independent": None,
         "overlap_baseline": float((shares**2).sum()),
     }
     neighbours = np.flatnonzero(walker[1:] == walker[:-1])
@@ -318,10 +326,25 @@ def _overlaps(
         equal = sequences[neighbours] == sequences[neighbours + 1]
         overlaps["overlap_consecutive"] = float(equal.mean())
     if len(sequences) > 1:
-        generator = np.random.default_rng(seed)
+        generator = np.random.default_rng(settings["seed"])
         first = generator.integers(len(sequences), size=_OVERLAP_PAIRS)
         second = (first + generator.integers(1, len(sequences), size=_OVERLAP_PAIRS)) % len(
             sequences
         )
-        overlaps["overlap_random"] = float((sequences[first] == sequences[second]).mean())
+        equal = (sequences[first] == sequences[second]).mean(axis=1)
+        overlaps["overlap_random"] = float(equal.mean())
+        apart = walker[first] != walker[second]
+        if apart.any():
+            overlaps["overlap_independent"] = float(equal[apart].mean())
     return overlaps
+
+
+def _consecutive_correlation(
+    energies: NDArray[np.float64], walker: NDArray[np.int64]
+) -> float | None:
+    """Correlation of the energies of consecutive harvests of a walker; None for too few."""
+    centred = energies - energies.mean()
+    same = walker[1:] == walker[:-1]
+    if same.sum() < 2 or not centred.any():
+        return None
+    return float((centred[1:] * centred[:-1])[same].mean() / (centred**2).mean())

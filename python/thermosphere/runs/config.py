@@ -28,7 +28,12 @@ Count = Annotated[int, Meta(ge=1)]
 Index = Annotated[int, Meta(ge=0)]
 Fraction = Annotated[float, Meta(gt=0, lt=1)]
 
-FILES = (("structure", "file"), ("sequences", "file"), ("sequences", "interactions"))
+FILES = (
+    ("structure", "file"),
+    ("sequences", "file"),
+    ("sequences", "interactions"),
+    ("sequences", "couplings"),
+)
 Checked = TypeVar("Checked", bound=Struct)
 
 PRESETS = ("demo", "paper", "smoke")
@@ -56,8 +61,17 @@ class Sequences(Section, frozen=True):
     count: Count = 15_000
     temperature: Positive = 1.0  # energy units
     hot_temperature: Positive = 20.0
-    moves: Literal["swap", "mutation"] = "swap"
+    moves: Literal["swap", "mutation"] = "swap"  # with couplings: mutation, unless set
+    method: Literal["simulated", "parallel"] = "simulated"  # tempering
+    harvest_spacing: Count | None = None  # visits of the target; none: measured
+    checkpoint_seconds: Annotated[float, Meta(ge=0)] = 10.0  # of a harvest
     interactions: str | None = None  # J from a text file; none: random, from interaction_seed
+    triangle: Literal["upper", "lower"] | None = None  # of interactions whose halves differ
+    couplings: str | None = None  # fields and couplings of DCA, instead of contacts and J
+    couplings_format: Literal["auto", "bmdca", "ccmpred"] = "auto"
+    couplings_alphabet: str | None = None  # letters of numbered states
+    couplings_threshold: Annotated[float, Meta(ge=0)] = 0.0  # pairs nowhere above it are dropped
+    gaps: bool = False  # sample the gap state of couplings too; the networks cannot read it
     fasta: bool = False  # write sequences.fasta too
 
 
@@ -162,6 +176,11 @@ class Config(Section, frozen=True):
     models: dict[str, ModelRun] = msgspec.field(default_factory=lambda: {"tf1-small": ModelRun()})
     analysis: Analysis = msgspec.field(default_factory=Analysis)
 
+    @property
+    def has_contacts(self) -> bool:
+        """Whether there is a contact map: couplings need none, and then only a structure's own."""
+        return self.sequences.couplings is None or self.structure.file is not None
+
     def to_toml(self) -> str:
         """The resolved settings; reading them back gives the same Config."""
         return tomli_w.dumps(_without_none(msgspec.to_builtins(self)))
@@ -193,6 +212,9 @@ def load_config(
         entry = table.get(section)
         if path_base is not None and isinstance(entry, dict) and isinstance(entry.get(key), str):
             entry[key] = str((path_base / entry[key]).resolve())
+    sampled = table.get("sequences")
+    if isinstance(sampled, dict) and "couplings" in sampled and "file" not in sampled:
+        sampled.setdefault("moves", "mutation")
     _spread_defaults(table, where)
     for name, entry in table["models"].items():  # one by one: a message then names the model
         _convert(entry, ModelRun, f"{where}: models.{name}.")
@@ -249,6 +271,11 @@ def _check(config: Config, where: str) -> None:
             f"{where}: data: train + validation + test must be <= sequences.count = "
             f"{config.sequences.count}, got {total}"
         )
+    if config.sequences.moves == "swap" and not config.has_contacts:
+        raise ValueError(
+            f"{where}: sequences.moves = 'swap' keeps the composition of a structure's sequence "
+            "and needs a structure.file; use 'mutation'"
+        )
     if not config.sequences.temperature < config.sequences.hot_temperature:
         raise ValueError(
             f"{where}: sequences.hot_temperature must be > temperature = "
@@ -275,6 +302,27 @@ def _check(config: Config, where: str) -> None:
 
 def _check_ignored(config: Config, where: str) -> None:
     """Refuse settings that would be recorded but not used."""
+    settings = config.sequences
+    for key, source, needs in (
+        ("triangle", settings.interactions, "sequences.interactions"),
+        ("couplings_format", settings.couplings, "sequences.couplings"),
+        ("couplings_alphabet", settings.couplings, "sequences.couplings"),
+        ("couplings_threshold", settings.couplings, "sequences.couplings"),
+        ("gaps", settings.couplings, "sequences.couplings"),
+    ):
+        value = getattr(settings, key)
+        if source is None and value != getattr(Sequences(), key):
+            raise ValueError(f"{where}: sequences.{key} needs {needs}, got {value!r}")
+    if settings.couplings is not None:
+        for key, value in (
+            ("sequences.interactions", settings.interactions),
+            ("interaction_seed", config.interaction_seed or None),
+        ):
+            if value is not None:
+                raise ValueError(
+                    f"{where}: {key} is of a contact map's model, and sequences.couplings is "
+                    f"another, got {value!r}"
+                )
     unused: list[tuple[str, Section, Section, str]] = []
     if config.structure.file is None:
         unused = [("structure", config.structure, Structure(), "a structure.file")]

@@ -1,7 +1,7 @@
 """A run: one directory, one configuration, six stages from a structure to a report.
 
     DIR/config.toml                 the settings, resolved
-    DIR/contacts.toml               contacts:  contact map and native sequence
+    DIR/contacts.toml               contacts:  contact map and native sequence; couplings need none
     DIR/sequences.npz (.fasta)      sequences: Potts sequences with their ladder and diagnostics
     DIR/dataset.npz                 dataset:   masks and splits
     DIR/MODEL/stage1.safetensors    train:     early-stopped runs, which fix Q
@@ -24,22 +24,23 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
 from thermosphere.models.named import named_model
 from thermosphere.models.potential import MaskedLanguagePotential
-from thermosphere.proteins.alphabet import encode
+from thermosphere.proteins.alphabet import ALPHABET
 from thermosphere.proteins.dataset import DataSet, make_data_set
 from thermosphere.proteins.fasta import read_sequences, write_fasta
-from thermosphere.proteins.potts import interaction_matrix, load_interactions
 from thermosphere.proteins.structure import ContactMap, contact_map, native_2abd
 from thermosphere.proteins.tempering import sample_sequences
 from thermosphere.proteins.tempering_result import TemperingResult
 from thermosphere.runs.config import Config, ModelRun, first_difference, load_config
 from thermosphere.runs.sample import sample_model
+from thermosphere.runs.sequence_model import sequence_model, starting_sequence
 from thermosphere.training import EarlyStopped, References, train_early_stopped, train_references
+
+SEQUENCES_CHECKPOINT = "sequences.checkpoint.npz"
 
 
 def stage_seed(seed: int, stage: str) -> int:
@@ -107,6 +108,9 @@ class Run:
         output = self.directory / "contacts.toml"
         if self._done(output, "contacts"):
             return
+        if not self.config.has_contacts:
+            self._say("contacts: none, couplings need no structure (--structure adds its contacts)")
+            return
         structure = self.config.structure
         if structure.file is None:
             protein = native_2abd()
@@ -130,36 +134,52 @@ class Run:
         settings = self.config.sequences
         sampled, listed = self.directory / "sequences.npz", self.directory / "sequences.fasta"
         output = sampled if settings.file is None else listed
+        checkpoint = self.directory / SEQUENCES_CHECKPOINT
         if self._done(output, "sequences"):
+            checkpoint.unlink(missing_ok=True)  # left by a kill right after the output was written
             return
-        protein = self._protein()
+        self._done(checkpoint, "sequences")  # refuses an unfinished harvest unless resuming
+        alphabet = ALPHABET
         if settings.file is not None:
+            length = self._protein().length
             tokens = read_sequences(settings.file)
-            if tokens.shape[1] != protein.length:
+            if tokens.shape[1] != length:
                 raise ValueError(
-                    f"{settings.file}: sequences must have the {protein.length} sites of the "
-                    "contact map, "
+                    f"{settings.file}: sequences must have the {length} sites of the contact map, "
                     f"got {tokens.shape[1]}"
                 )
         else:
+            protein = self._protein() if self.config.has_contacts else None
+            model = sequence_model(self.config, protein, self._say)
+            alphabet = model.alphabet
+            if settings.fasta and not alphabet:
+                raise ValueError(
+                    f"sequences.fasta needs a letter of each of the {model.states} states: names "
+                    "in the file of interactions, or sequences.couplings_alphabet"
+                )
+            seed = stage_seed(self.config.seed, "sequences")
             result = sample_sequences(
-                protein.contacts,
-                self._interactions(),
-                encode(protein.sequence),
+                model,
+                starting_sequence(model, protein, settings.moves, seed),
                 sequences=settings.count,
                 temperature=settings.temperature,
                 hot=settings.hot_temperature,
                 moves=settings.moves,
-                seed=stage_seed(self.config.seed, "sequences"),
+                method=settings.method,
+                harvest_spacing=settings.harvest_spacing,
+                seed=seed,
                 threads=torch.get_num_threads(),
+                checkpoint=checkpoint,
+                checkpoint_seconds=settings.checkpoint_seconds,
                 progress=self.progress,
             )
             result.save(sampled)
+            checkpoint.unlink(missing_ok=True)
             for warning in result.warnings:
                 self._say(f"sequences: warning: {warning}")
             tokens = result.sequences
         if settings.file is not None or settings.fasta:
-            write_fasta(listed, tokens)
+            write_fasta(listed, tokens, alphabet=alphabet)
         self._say(f"sequences: {len(tokens)} of {tokens.shape[1]} sites → {output}")
 
     def dataset(self) -> None:
@@ -171,7 +191,14 @@ class Run:
         if settings_file := self.config.sequences.file:
             tokens = read_sequences(self._needs("sequences.fasta", "sequences"))
         else:
-            tokens = TemperingResult.load(self._needs("sequences.npz", "sequences")).sequences
+            result = TemperingResult.load(self._needs("sequences.npz", "sequences"))
+            if result.model.alphabet != ALPHABET:
+                raise ValueError(
+                    f"dataset: the networks read the twenty amino acids {ALPHABET}, the sequences "
+                    f"are of {result.model.states} states "
+                    f"{result.model.alphabet or 'without letters (sequences.couplings_alphabet)'}"
+                )
+            tokens = result.sequences
         data = make_data_set(
             tokens,
             train=settings.train,
@@ -220,7 +247,8 @@ class Run:
         for name in self.config.models:
             self._needs(f"{name}/references.safetensors", "train")
             self._needs(f"{name}/checkpoint.safetensors", "sample")
-        self._needs("contacts.toml", "contacts")
+        if self.config.has_contacts:
+            self._needs("contacts.toml", "contacts")
         self._needs("dataset.npz", "dataset")
         from thermosphere.runs.study_report import (
             write_study,
@@ -286,14 +314,6 @@ class Run:
     def _protein(self) -> ContactMap:
         return ContactMap.load(self._needs("contacts.toml", "contacts"))
 
-    def _interactions(self) -> npt.NDArray[np.float64]:
-        path = self.config.sequences.interactions
-        return (
-            interaction_matrix(self.config.interaction_seed)
-            if path is None
-            else load_interactions(path)
-        )
-
     def _data(self) -> DataSet:
         return DataSet.load(self._needs("dataset.npz", "dataset"))
 
@@ -323,7 +343,9 @@ class Run:
 def _settled(directory: Path, key: str) -> bool:
     """Whether the directory holds results that depend on a setting (a dotted key of the config)."""
     section, _, rest = key.partition(".")
-    sampled = [directory / "sequences.npz", directory / "sequences.fasta"]
+    sampled = [
+        directory / name for name in ("sequences.npz", "sequences.fasta", SEQUENCES_CHECKPOINT)
+    ]
     match section:
         case "structure":
             outputs = [directory / "contacts.toml"]

@@ -246,12 +246,24 @@ def _away(dimension: EffectiveDimension) -> str:
     return f"{dimension.count:.1f} ± {dimension.spread:.1f}"
 
 
+MEAN_OVERLAPS = ("overlap_random", "overlap_consecutive", "overlap_independent", "overlap_baseline")
+
+
 def mixing_table(sequences: TemperingResult) -> Table:
     """Diagnostics of the tempering walkers, without the mean overlaps: a histogram shows those."""
+    labels = {
+        "harvest_spacing": "visits of the target between harvests",
+        "energy_time": "autocorrelation time of the energy (visits)",
+        "overlap_time": "autocorrelation time of the overlap (visits)",
+        "harvest_correlation": "correlation of the energies of consecutive harvests",
+    }
     rows = [
-        [name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value)]
+        [
+            labels.get(name, name.replace("_", " ")),
+            f"{value:.4g}" if isinstance(value, float) else str(value),
+        ]
         for name, value in sequences.diagnostics.items()
-        if not name.startswith("overlap_")
+        if name not in MEAN_OVERLAPS and value is not None
     ]
     return Table(["what", "value"], rows, "Mixing of the walkers")
 
@@ -259,14 +271,15 @@ def mixing_table(sequences: TemperingResult) -> Table:
 def level_table(sequences: TemperingResult) -> Table:
     """A row a level of the tempering ladder."""
     rows = [
-        [f"{t:.3f}", f"{e:.1f}", f"{s:.1f}", str(v), f"{a:.3f}", f"{z:.2f}"]
-        for t, e, s, v, a, z in zip(
+        [f"{t:.3f}", f"{e:.1f}", f"{s:.1f}", str(v), f"{a:.3f}", with_error(z, error)]
+        for t, e, s, v, a, z, error in zip(
             sequences.temperatures,
             sequences.mean_energy,
             sequences.energy_deviation,
             sequences.visits,
             sequences.acceptance,
             sequences.log_partition,
+            sequences.log_partition_error,
             strict=True,
         )
     ]

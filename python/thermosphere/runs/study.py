@@ -70,13 +70,15 @@ def study_model(
     directory: Path,
     name: str,
     data: DataSet,
-    contacts: npt.NDArray[np.uint8],
+    contacts: npt.NDArray[np.uint8] | None,
     settings: ModelRun,
     analysis: Analysis,
     *,
     progress: bool = False,
 ) -> ModelStudy:
-    """Analyse DIR/samples.zarr with the ES and OT weights beside it. contacts: (n, n) contact map.
+    """Analyse DIR/samples.zarr with the ES and OT weights beside it.
+
+    contacts: (n, n) contact map; None leaves out attention, which is judged by it.
 
     Raises ValueError where the samples are missing, damaged or have no draw.
     """
@@ -94,7 +96,7 @@ def study_model(
     typical_weights, chains = _draws(samples, typical, analysis, analysis.similarity_samples)
     layout = model.layout
     attention: dict[str, BlockAttention] = {}
-    if isinstance(model, Transformer):
+    if contacts is not None and isinstance(model, Transformer):
         read = data.test.subset(slice(analysis.attention_sequences))
         score = _PrecisionOf(model, read, contacts, analysis, progress)
         for label, rows in weights.items():
@@ -118,7 +120,7 @@ def study_model(
         norms={label: norm_vectors(rows, layout) for label, rows in kinds.items()},
         dimensions={label: effective_dimensions(rows, layout) for label, rows in kinds.items()},
         attention=attention,
-        blocks=model.blocks if isinstance(model, Transformer) else 0,
+        blocks=model.blocks if attention and isinstance(model, Transformer) else 0,
     )
 
 

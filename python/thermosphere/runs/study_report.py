@@ -29,7 +29,9 @@ from thermosphere.analysis.figures_runs import (
     trace_figure,
     training_figure,
 )
+from thermosphere.analysis.figures_sequences import frequencies_figure
 from thermosphere.analysis.figures_weights import norm_figure, similarity_figure
+from thermosphere.analysis.sequence_statistics import pair_correlations, site_frequencies
 from thermosphere.proteins.dataset import DataSet
 from thermosphere.proteins.structure import ContactMap
 from thermosphere.proteins.tempering_result import TemperingResult
@@ -53,6 +55,7 @@ from thermosphere.runs.report_tables import (
 from thermosphere.runs.study import ModelStudy, study_model
 from thermosphere.training import EarlyStopped, References
 
+MOST_FREQUENCIES = 6_000  # sites × states; their pairs then take 300 MB
 OVERLAP_PAIRS = 20_000
 
 
@@ -62,11 +65,16 @@ def write_study(directory: Path, config: Config, *, progress: bool = False) -> s
 
     Returns what a terminal shows at the end: a table a model and the report's path.
     """
-    protein = ContactMap.load(directory / "contacts.toml")
+    protein = ContactMap.load(directory / "contacts.toml") if config.has_contacts else None
     sampled = directory / "sequences.npz"
     sequences = TemperingResult.load(sampled) if sampled.is_file() else None
     data = DataSet.load(directory / "dataset.npz")
-    contacts = protein.matrix()
+    if protein is not None and protein.length != data.length:
+        raise ValueError(
+            f"report: {directory / 'contacts.toml'} must have the {data.length} sites of the "
+            f"sequences, got {protein.length}"
+        )
+    contacts = protein.matrix() if protein is not None else None
     pictures = _Pictures(directory / "figures")
     studies: list[ModelStudy] = []
     warnings = list(sequences.warnings) if sequences is not None else []
@@ -122,13 +130,19 @@ class _Pictures:
 
 
 def _summary(
-    studies: Sequence[ModelStudy], protein: ContactMap, data: DataSet, config: Config
+    studies: Sequence[ModelStudy], protein: ContactMap | None, data: DataSet, config: Config
 ) -> list[str]:
     models = ", ".join(study.name for study in studies)
+    source = (
+        f"a protein of {data.length} residues and {len(protein.contacts)} contacts"
+        if protein is not None
+        else f"{data.length} sites with couplings from {config.sequences.couplings}, without a "
+        "contact map: P@L and attention against contacts need a structure (--structure)"
+    )
     return [
         f"Weights of {models} sampled at constant norm and fixed temperature with "
         "pseudo-Langevin dynamics, on masked "
-        f"sequences of a protein of {protein.length} residues and {len(protein.contacts)} contacts "
+        f"sequences of {source} "
         f"({len(data.train):,} training, {len(data.validation):,} validation, "
         f"{len(data.test):,} test sequences).",
         "U is the mean cross-entropy of the training set in nats; T is in the same unit; ES "
@@ -140,7 +154,10 @@ def _summary(
 
 
 def _ladder_section(
-    studies: Sequence[ModelStudy], contacts: np.ndarray, config: Config, pictures: _Pictures
+    studies: Sequence[ModelStudy],
+    contacts: np.ndarray | None,
+    config: Config,
+    pictures: _Pictures,
 ) -> Section:
     tables = {study.name: study.table for study in studies}
     references = {study.name: study.references for study in studies}
@@ -169,7 +186,7 @@ def _ladder_section(
     ]
     figures += _relative_figures(tables, references, pictures)
     attentive = {name: table for name, table in tables.items() if "precision_at_l" in table}
-    if attentive:
+    if attentive and contacts is not None:
         a = config.analysis
         tolerant = {"min_separation": a.min_separation, "tolerance": a.tolerance}
         baselines = (
@@ -246,7 +263,11 @@ def _peak(study: ModelStudy) -> str:
 
 
 def _model_section(
-    study: ModelStudy, directory: Path, contacts: np.ndarray, config: Config, pictures: _Pictures
+    study: ModelStudy,
+    directory: Path,
+    contacts: np.ndarray | None,
+    config: Config,
+    pictures: _Pictures,
 ) -> Section:
     name = study.name
     burn_in = config.analysis.burn_in
@@ -268,6 +289,7 @@ def _model_section(
     if not study.table["equilibrated"].values.any():
         shown = f"T = {typical} (no temperature equilibrated)"
     for label, one in study.attention.items():
+        assert contacts is not None  # there is no attention without them
         start = f"start {one.start + 1}"
         what = f"sampled at {shown}, from {start}" if label == "samples" else f"{label} of {start}"
         figures.append(
@@ -342,6 +364,7 @@ def _sequences_section(sequences: TemperingResult, config: Config, pictures: _Pi
     first, second = random.integers(0, len(tokens), (2, OVERLAP_PAIRS))
     apart = first != second
     overlaps = (tokens[first[apart]] == tokens[second[apart]]).mean(axis=1)
+    strangers = walker[first[apart]] != walker[second[apart]]
     same_walker = walker[1:] == walker[:-1]
     consecutive = (tokens[1:] == tokens[:-1]).mean(axis=1)[same_walker]
     figure = tempering_figure(
@@ -351,19 +374,45 @@ def _sequences_section(sequences: TemperingResult, config: Config, pictures: _Pi
         sequences.visits,
         overlaps,
         consecutive_overlaps=consecutive,
+        independent_overlaps=overlaps[strangers] if strangers.any() else None,
         random_overlap=sequences.diagnostics["overlap_baseline"],
     )
-    caption = "Energy and visits of every level of the ladder, and overlaps of harvested sequences."
+    caption = (
+        "Energy and visits of every level of the ladder, and overlaps of harvested sequences: any "
+        "two, consecutive ones of a walker, and those of two walkers, which are independent."
+    )
+    figures = [pictures("tempering", figure, caption)]
+    model = sequences.model
+    if model.length * model.states <= MOST_FREQUENCIES:
+        frequencies = frequencies_figure(
+            site_frequencies(tokens, model.states),
+            pair_correlations(tokens, model.states),
+            model.pairs,
+            letters=model.alphabet,
+        )
+        caption = (
+            "Above: how often each state stands at each site. Below: how far pairs of sites are "
+            "from independent (upper triangle), and which are coupled (lower)."
+        )
+        figures.append(pictures("frequencies", frequencies, caption))
     return Section(
         "Sequences",
         text=[
             f"{len(tokens):,} sequences at T = {config.sequences.temperature:g} (energy units) "
-            "from adaptive simulated "
-            f"tempering with {config.sequences.moves} moves."
+            f"from adaptive {config.sequences.method} tempering with {config.sequences.moves} "
+            "moves.",
+            *_couplings_text(config),
         ],
         tables=[mixing_table(sequences), level_table(sequences)],
-        figures=[pictures("tempering", figure, caption)],
+        figures=figures,
     )
+
+
+def _couplings_text(config: Config) -> list[str]:
+    if config.sequences.couplings is None:
+        return []
+    gaps = "" if config.sequences.gaps else ", under the condition that no site is a gap"
+    return [f"Their law is that of the couplings of {config.sequences.couplings}{gaps}."]
 
 
 def _settings_section(config: Config) -> Section:

@@ -1,0 +1,72 @@
+"""What a run samples its sequences from: a contact map with one matrix, or fields and couplings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermosphere.proteins.alphabet import ALPHABET
+from thermosphere.proteins.couplings import GAP, read_couplings
+from thermosphere.proteins.interactions import read_interactions
+from thermosphere.proteins.potts import PottsModel, interaction_matrix
+from thermosphere.proteins.structure import ContactMap
+from thermosphere.runs.config import Config
+
+
+def sequence_model(
+    config: Config, protein: ContactMap | None, say: Callable[[str], None]
+) -> PottsModel:
+    """The model that the settings name.  protein: None where a run with couplings has no structure.
+
+    A gap state is left out unless ``sequences.gaps`` keeps it, and ``say`` is told.
+    Raises: ValueError for a wrong file, or couplings of another length than the structure.
+    """
+    settings = config.sequences
+    if settings.couplings is None:
+        assert protein is not None
+        if settings.interactions is None:
+            matrix, letters = interaction_matrix(config.interaction_seed), ALPHABET
+        else:
+            matrix, letters = read_interactions(settings.interactions, settings.triangle)
+        return PottsModel.from_contacts(protein.contacts, matrix, protein.length, letters)
+    model = read_couplings(
+        settings.couplings,
+        settings.couplings_format,
+        alphabet=settings.couplings_alphabet,
+        threshold=settings.couplings_threshold,
+    )
+    if protein is not None and protein.length != model.length:
+        raise ValueError(
+            f"{settings.couplings}: couplings must have the {protein.length} sites of the "
+            f"structure, got {model.length}; leave the structure out, or give one of the "
+            "alignment's columns"
+        )
+    if GAP in model.alphabet and not settings.gaps:
+        model = model.restricted(model.alphabet.replace(GAP, ""))
+        say(
+            "sequences: the gap state is left out, the law is the one of sequences without gaps "
+            "(sequences.gaps = true keeps it)"
+        )
+    return model
+
+
+def starting_sequence(
+    model: PottsModel, protein: ContactMap | None, moves: str, seed: int
+) -> NDArray[np.uint8]:
+    """(n,) tokens: the structure's sequence, whose composition swap moves keep; for mutation moves,
+    where there is none or its letters are no states, a random one.
+
+    Raises: ValueError where swap moves find no sequence in the model's letters.
+    """
+    if protein is not None and set(protein.sequence) <= set(model.alphabet):
+        places = [model.alphabet.index(letter) for letter in protein.sequence]
+        return np.array(places, dtype=np.uint8)
+    if moves == "swap":
+        raise ValueError(
+            "sequences.moves = 'swap' keeps the composition of the structure's sequence, which is "
+            f"not in the states {model.alphabet!r}; use sequences.moves = 'mutation'"
+        )
+    generator = np.random.default_rng(seed)
+    return generator.integers(0, model.states, model.length, dtype=np.uint8)
