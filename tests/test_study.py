@@ -15,7 +15,7 @@ import xarray as xr
 
 from thermosphere.models.transformer import Transformer
 from thermosphere.proteins.dataset import DataSet, MaskedSequences
-from thermosphere.runs import study, study_report
+from thermosphere.runs import study, study_attention, study_report
 from thermosphere.runs.config import Analysis, Config, ModelRun
 from thermosphere.runs.report import Section
 from thermosphere.runs.report_tables import (
@@ -142,7 +142,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     stage1().save(tmp_path / "tiny" / "stage1.safetensors")
     monkeypatch.setattr(study, "open_samples", lambda path: samples())
     monkeypatch.setattr(study, "named_model", lambda name, length: MODEL)
-    monkeypatch.setattr(study, "mean_attention", attention_by_start)
+    monkeypatch.setattr(study_attention, "mean_attention", attention_by_start)
     return tmp_path
 
 
@@ -182,9 +182,9 @@ def test_the_block_named_is_the_block_of_the_start_shown(directory: Path) -> Non
     assert any("from start 2, block 2 of 2" in caption for caption in captions)
     blocks = next(table for table in page.tables if "Best block" in table.caption)
     assert [list(row) for row in blocks.rows] == [
+        ["samples", "1", "2"],
         ["ES", "1", "2"],
         ["OT", "1", "1"],
-        ["samples", "1", "2"],
     ]
 
 

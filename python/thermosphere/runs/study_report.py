@@ -35,6 +35,7 @@ from thermosphere.proteins.structure import ContactMap
 from thermosphere.proteins.tempering_result import TemperingResult
 from thermosphere.runs.config import Config
 from thermosphere.runs.report import Figure, Section, Table, format_table, write_report
+from thermosphere.runs.report_data import report_data, trusted_peak
 from thermosphere.runs.report_tables import (
     block_table,
     dimension_table,
@@ -93,6 +94,7 @@ def write_study(directory: Path, config: Config, *, progress: bool = False) -> s
         sections=sections,
         summary=_summary(studies, protein, data, config),
         warnings=warnings,
+        data=report_data(studies, protein, config),
     )
     lines = []
     for study in studies:
@@ -200,6 +202,7 @@ def _ladder_section(
         warnings=reasons,
         tables=tables_shown,
         figures=figures,
+        explored=True,
     )
 
 
@@ -209,13 +212,7 @@ def _relative_figures(
     pictures: _Pictures,
 ) -> list[Figure]:
     """Against T/T*, for models whose T* is beyond doubt; none where there is no such model."""
-    trusted = {
-        name: table
-        for name, table in tables.items()
-        if np.isfinite(table.attrs["peak_temperature"])
-        and bool(table["equilibrated"].any())
-        and not table.attrs["peak_caveat"]
-    }
+    trusted = {name: table for name, table in tables.items() if trusted_peak(table)}
     if not trusted:
         return []
     models = ", ".join(trusted)
@@ -317,6 +314,7 @@ def _model_section(
         ],
         tables=tables,
         figures=figures,
+        explored=True,
     )
 
 
