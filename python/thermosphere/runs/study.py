@@ -149,7 +149,7 @@ def study_model(
         references=tuple(Reference(label, own) for label, own in values.items()),
         typical=_typical_temperature(table),
         ensembles=tuple(ensembles),
-        blocks=model.blocks if score is not None else 0,
+        blocks=score.model.blocks if score is not None else 0,
     )
 
 

@@ -42,7 +42,7 @@ function drawChart(host, spec) {
     : linearTicks(...spec.y.domain, Math.max(2, height / 55));
   const longest = Math.max(0, ...yTicks.map(([, text]) => text.length));
   const left = 14 + Math.min(width * 0.45, 6.7 * longest);
-  const box = { left: left + side, right: width - 12, top: spec.y.label ? 24 : 8, bottom: height - 40 };
+  const box = { left: left + side, right: width - 12, top: spec.y.label ? 28 : 8, bottom: height - 40 };
   const scale = (domain, log, from, to) => {
     const f = log ? Math.log : (v) => v;
     return (v) => from + ((f(v) - f(domain[0])) / (f(domain[1]) - f(domain[0]))) * (to - from);
@@ -96,11 +96,6 @@ function drawChart(host, spec) {
       ? { x1: x(guide.x), x2: x(guide.x), y1: box.top, y2: box.bottom }
       : { x1: left, x2: box.right, y1: y(guide.y), y2: y(guide.y) };
     svg(picture, 'line', { ...ends, class: `guide ${guide.cls || ''}` });
-    if (guide.text) {
-      const late = vertical && ends.x1 > box.right - 40;
-      const spot = { x: vertical ? ends.x1 + (late ? -4 : 4) : box.right, y: vertical ? box.top + 9 : ends.y1 - 4 };
-      svg(picture, 'text', { ...spot, 'text-anchor': !vertical || late ? 'end' : 'start' }, guide.text);
-    }
   }
 
   const place = (point) => [point.side ? sideX(point.side) + (point.shift || 0) : x(point.x), y(point.y)];
@@ -128,7 +123,7 @@ function drawChart(host, spec) {
       const beyond = py < box.top - 1;
       if (beyond) py = box.top;
       if (one.kind === 'points') drawPoint(group, one, point, px, py, beyond);
-      if (point.lines) targets.push({ px, py, lines: point.lines, pick: point.pick, walk: one.walk });
+      if (point.lines) targets.push({ px, py, lines: point.lines, pick: point.pick, walk: one.walk, faint: one.faint });
     }
   }
   function drawPoint(group, one, point, px, py, beyond) {
@@ -144,6 +139,13 @@ function drawChart(host, spec) {
     svg(group, 'path', { d: symbolPath(beyond ? 3 : one.symbol, px, py, point.dot ? 2.6 : 4), class: kind });
   }
 
+  for (const guide of (spec.guides || []).filter((one) => one.text)) {
+    const vertical = guide.x !== undefined;
+    const at = vertical ? x(guide.x) : y(guide.y);
+    const late = vertical && at > box.right - 40;
+    const spot = vertical ? { x: at + (late ? -4 : 4), y: box.top + 9 } : { x: box.right, y: at - 4 };
+    svg(picture, 'text', { ...spot, 'text-anchor': !vertical || late ? 'end' : 'start' }, guide.text);
+  }
   if (spec.empty) {
     const middle = { x: (box.left + box.right) / 2, y: (box.top + box.bottom) / 2, 'text-anchor': 'middle', class: 'empty' };
     svg(picture, 'text', middle, spec.empty);
@@ -161,7 +163,7 @@ function drawSteps(group, one, x, y, targets) {
   one.heights.forEach((height, k) => {
     const [from, to] = [x(one.low + k * bin), x(one.low + (k + 1) * bin)];
     path += `L${from.toFixed(1)},${y(height).toFixed(1)}L${to.toFixed(1)},${y(height).toFixed(1)}`;
-    if (height > 0) targets.push({ px: (from + to) / 2, py: y(height), lines: one.lines(k), walk: one.walk });
+    if (height > 0) targets.push({ px: (from + to) / 2, py: y(height), lines: one.lines(k), walk: one.walk, faint: one.faint });
   });
   path += `L${x(one.high)},${y(0)}`;
   svg(group, 'path', { d: path + 'Z', class: 'area' });
@@ -185,7 +187,9 @@ function answer(host, picture, targets) {
     let best = null;
     let least = REACH * REACH;
     for (const target of targets) {
-      const distance = (corner.left + target.px - event.clientX) ** 2 + (corner.top + target.py - event.clientY) ** 2;
+      const aside = target.faint ? 5 : 0; // where two marks overlap, the model chosen answers
+      const distance = (corner.left + target.px - event.clientX) ** 2
+        + (corner.top + target.py - event.clientY) ** 2 + aside ** 2;
       if (distance < least) [best, least] = [target, distance];
     }
     return best;
