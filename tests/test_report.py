@@ -152,7 +152,7 @@ HOSTILE = '</script><script>alert("1")</script> & \u2028 \'"`<!--'
 @pytest.fixture
 def interactive(tmp_path: Path, figure: Figure) -> str:
     target = tmp_path / "report.html"
-    explored = Section("tf1", figures=[figure], explored=True)
+    explored = Section("tf1", stills=[figure])
     write_report(
         target,
         title=HOSTILE,

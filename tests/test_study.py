@@ -57,7 +57,7 @@ def test_the_block_named_is_the_block_of_the_start_shown(directory: Path) -> Non
     assert found.table["precision_at_l_tolerant"].values.min() > 0
 
     page = section(directory, found)
-    captions = [figure.caption for figure in page.figures if "Mean attention" in figure.caption]
+    captions = [figure.caption for figure in page.stills if "Mean attention" in figure.caption]
     assert len(captions) == 3
     for part in ("ES of start 1, block 1 of 2", "OT of start 1, block 1 of 2"):
         assert any(part in caption for caption in captions)

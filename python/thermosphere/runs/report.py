@@ -47,7 +47,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """One chapter: warnings, paragraphs, tables, figures, then preformatted text (code)."""
+    """One chapter: warnings, paragraphs, tables, stills, figures, then preformatted text (code)."""
 
     title: str
     text: Sequence[str] = ()
@@ -56,7 +56,7 @@ class Section:
     figures: Sequence[Figure] = ()
     code: str = ""
     folded: bool = field(default=False)  # code shown only on request
-    explored: bool = field(default=False)  # the interactive part shows its figures too
+    stills: Sequence[Figure] = ()  # figures of what the interactive part shows, folded beside it
 
 
 def write_report(
@@ -78,7 +78,7 @@ def write_report(
     for section in sections:
         for table in section.tables:
             _check_table("write_report", table)
-        for figure in section.figures:
+        for figure in (*section.stills, *section.figures):
             if not figure.png.startswith(PNG_SIGNATURE):
                 raise ValueError(
                     f"write_report: figure {figure.caption[:40]!r} must be a PNG, "
@@ -169,13 +169,12 @@ def _section(name: str, section: Section) -> str:
     parts.append(_warnings(section.warnings))
     parts.append(_paragraphs(section.text))
     parts.extend(_table(table) for table in section.tables)
+    if section.stills:  # open where there is no script to close it
+        label = f"<summary>Still pictures ({len(section.stills)})</summary>\n"
+        stills = f"{label}{_figures(section.stills)}"
+        parts.append(f'<details class="still" open>\n{stills}</details>\n')
     if section.figures:
-        figures = "".join(_figure(figure) for figure in section.figures)
-        figures = f'<div class="figures">\n{figures}</div>\n'
-        if section.explored:  # open where there is no script to close it
-            label = f"<summary>Still pictures ({len(section.figures)})</summary>\n"
-            figures = f'<details class="still" open>\n{label}{figures}</details>\n'
-        parts.append(figures)
+        parts.append(_figures(section.figures))
     if section.code:
         code = f"<pre>{_text(section.code)}</pre>\n"
         folded = f"<details>\n<summary>Show</summary>\n{code}</details>\n"
@@ -197,6 +196,10 @@ def _table(table: Table) -> str:
         f'<div class="scroll" tabindex="0">\n<table>\n{caption}<thead>\n<tr>{head}</tr>\n</thead>\n'
         f"<tbody>\n{''.join(rows)}</tbody>\n</table>\n</div>\n"
     )
+
+
+def _figures(figures: Sequence[Figure]) -> str:
+    return f'<div class="figures">\n{"".join(_figure(figure) for figure in figures)}</div>\n'
 
 
 def _figure(figure: Figure) -> str:

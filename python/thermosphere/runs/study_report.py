@@ -201,8 +201,7 @@ def _ladder_section(
         text=[_peak(study) for study in studies],
         warnings=reasons,
         tables=tables_shown,
-        figures=figures,
-        explored=True,
+        stills=figures,
     )
 
 
@@ -292,12 +291,10 @@ def _model_section(
         )
     )
     stage1, trained = _training(directory / name)
-    figures.append(
-        pictures(
-            f"{name}_training",
-            training_figure(_training_curves(stage1), norm2=float(trained.norm2)),
-            "Stage 1 of training: loss and squared norm (Fig. C1). Circles: the early stop.",
-        )
+    training = pictures(
+        f"{name}_training",
+        training_figure(_training_curves(stage1), norm2=float(trained.norm2)),
+        "Stage 1 of training: loss and squared norm (Fig. C1). Circles: the early stop.",
     )
     tables = [reference_table(study.references), training_table(trained)]
     if study.blocks > 1:
@@ -313,8 +310,8 @@ def _model_section(
             f"{float(trained.norm2):.1f}."
         ],
         tables=tables,
-        figures=figures,
-        explored=True,
+        stills=figures,
+        figures=[training],
     )
 
 

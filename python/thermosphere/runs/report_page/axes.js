@@ -22,18 +22,21 @@ function tickText(value, decimals) {
   return value.toFixed(decimals).replace('-', '−');
 }
 
-/* Powers of ten; also 2 and 5 of each decade where there are fewer than two decades. */
+/* Powers of ten; below two decades also 2 and 5 of each, as many of them as there is room for. */
 function logTicks(low, high, room) {
-  const marks = Math.log10(high / low) < 2 ? [1, 2, 5] : [1];
-  const ticks = [];
-  for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e++) {
-    for (const m of marks) {
-      const value = m * Math.pow(10, e);
-      if (value >= low * 0.999 && value <= high * 1.001) ticks.push([value, powerText(m, e)]);
+  const choices = Math.log10(high / low) < 2 ? [[1, 2, 5], [1, 3], [1]] : [[1]];
+  let ticks = [];
+  for (const marks of choices) {
+    ticks = [];
+    for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e++) {
+      for (const m of marks) {
+        const value = m * Math.pow(10, e);
+        if (value >= low * 0.999 && value <= high * 1.001) ticks.push([value, powerText(m, e)]);
+      }
     }
+    if (ticks.reduce((sum, [, text]) => sum + 7 * text.length + 8, 0) < room) break;
   }
-  const longest = Math.max(...ticks.map(([, text]) => text.length));
-  return ticks.length * longest * 7 > room ? ticks.filter(([, text]) => !/^[25]/.test(text)) : ticks;
+  return ticks;
 }
 
 function powerText(mantissa, exponent) {

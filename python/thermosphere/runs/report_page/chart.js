@@ -113,6 +113,7 @@ function drawChart(host, spec) {
         if (point.side) continue;
         if (point.y === null || point.x === null) { pen = 'M'; continue; }
         const [px, py] = place(point);
+        if (one.join && py < box.top - 1) { pen = 'M'; continue; }
         path += `${pen}${px.toFixed(1)},${within(py, box.top, box.bottom).toFixed(1)}`;
         pen = 'L';
       }
@@ -122,7 +123,7 @@ function drawChart(host, spec) {
       let [px, py] = place(point);
       const beyond = py < box.top - 1;
       if (beyond) py = box.top;
-      if (one.kind === 'points') drawPoint(group, one, point, px, py, beyond);
+      if (one.kind === 'points' || shown.length === 1) drawPoint(group, one, point, px, py, beyond);
       if (point.lines) targets.push({ px, py, lines: point.lines, pick: point.pick, walk: one.walk, faint: one.faint });
     }
   }

@@ -66,7 +66,7 @@ function drawLadder(name, key, { random = null, zero = false } = {}) {
     for (const [label, values] of Object.entries(model.trained)) {
       const runs = (values[key] || []).filter((v) => v !== null);
       if (!runs.length) continue;
-      const shift = 9 * (position - (models.length - 1) / 2);
+      const shift = Math.min(9, 30 / models.length) * (position - (models.length - 1) / 2);
       heights.push(...runs);
       settled.push(...runs);
       const pick = () => choose({ model: index, weights: label });
@@ -132,6 +132,8 @@ function drawLadderLegend() {
     ...shownModels().map(({ model, index }) => ({ cls: modelClass(index), symbol: index % 5, text: model.name })),
     { symbol: 0, hollow: true, text: 'not equilibrated' },
     { guide: true, text: 'T*, the maximum of C' },
+    ...study.models.filter((model) => state.axis !== 'T' && state.compare && !model.peak_trusted)
+      .map((model) => ({ bare: true, text: `${model.name}: T* doubtful, not on this scale` })),
   ]);
 }
 
