@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from study_problem import CONTACTS, make_run, studied
+from study_problem import CONTACTS, make_run, samples, studied
 
 from thermosphere.proteins.structure import ContactMap
+from thermosphere.runs import study
 from thermosphere.runs.config import Config
 from thermosphere.runs.report import Section, Table, write_report
 from thermosphere.runs.report_data import report_data, unpacked
@@ -67,16 +68,54 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     return path, data
 
 
+def poor_pages(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Runs with little to show: a single draw of one chain, no contact map, no contact, neither
+    equilibrated nor any attention."""
+    pairs = np.argwhere(np.triu(CONTACTS)).astype(np.int64)
+    structure = ContactMap("ARNDCQEGHILK", pairs)
+    with pytest.MonkeyPatch.context() as patch:
+        make_run(directory, patch)
+        whole, bare = studied(directory), studied(directory, contacts=None)
+        empty = studied(directory, contacts=np.zeros_like(CONTACTS))
+        patch.setattr(study, "open_samples", lambda path: samples().isel(chain=[0], draw=[0]))
+        single = studied(directory)
+    nowhere = replace(structure, contacts=pairs[:0])
+    lost = replace(
+        whole,
+        table=whole.table.assign(equilibrated=("temperature", np.zeros(2, np.bool_))),
+        ensembles=tuple(replace(one, attention=None) for one in whole.ensembles),
+        blocks=0,
+    )
+    for name, found, protein in (
+        ("single", single, structure),
+        ("bare", bare, None),
+        ("empty", empty, nowhere),
+        ("lost", lost, structure),
+    ):
+        path = directory / f"{name}.html"
+        data = report_data([found], protein, Config())
+        write_report(path, title=name, sections=[], data=data)
+        yield path, data
+
+
 @pytest.fixture(params=list(SIZES))
 def page(request: pytest.FixtureRequest, browser: Any, written: tuple[Path, Any]) -> Iterator[Any]:
     """The page in the browser, which must have nothing to complain of when a test is done."""
-    width, height = SIZES[request.param]
+    show(browser, written[0], *SIZES[request.param])
+    yield browser
+    assert_sound(browser)
+
+
+def show(browser: Any, path: Path, width: int, height: int) -> None:
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.get("about:blank")
-    browser.get(f"file://{written[0]}")
+    browser.get(f"file://{path}")
     browser.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0], 50))")
-    yield browser
+
+
+def assert_sound(browser: Any) -> None:
+    """Nothing in the console, nothing wider than the window."""
     assert browser.get_log("browser") == []
     overflow = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert browser.execute_script(overflow) == 0
@@ -129,6 +168,9 @@ def test_marks_answer_with_the_numbers_of_the_data(page: Any, written: tuple[Pat
             assert lines[0] == f"{OTHER}, T = {temperature} = {ratio} T*"
             assert lines[1] == f"{symbol} = {text}"
             assert lines[2].startswith("equilibrated: R̂" if at else "not equilibrated: the loss")
+    heat = model["ladder"]["specific_heat"]["text"]
+    assert hover(page, marks(page, "specific_heat")[1])[1] == f"C = {heat[1]}"
+    assert hover(page, marks(page, "specific_heat")[0])[1] == f"(⟨U²⟩ − ⟨U⟩²)/T² = {heat[0]}, not C"
     assert "hollow" in str(marks(page, "train_loss")[0].get_attribute("class"))
     assert "hollow" not in str(marks(page, "train_loss")[1].get_attribute("class"))
 
@@ -222,6 +264,30 @@ def test_link_shows_what_was_chosen(page: Any, written: tuple[Path, Any]) -> Non
     page.refresh()
     assert find(page, "#choose-weights :checked")[0].get_attribute("value") == "ES"
     assert find(page, "#temperature-text")[0].text.startswith("T = 2e-4")
+
+
+def test_runs_with_little_to_show(browser: Any, tmp_path: Path) -> None:
+    for path, data in poor_pages(tmp_path):
+        model = data["models"][0]
+        for size in SIZES.values():
+            show(browser, path, *size)
+            assert find(browser, "#explore")[0].is_displayed()
+            panels = {
+                name: find(browser, f"#panel-{name}")[0].is_displayed()
+                for name in ("train_loss", "precision", "attention", "similarity")
+            }
+            assert panels == {
+                "train_loss": True,
+                "precision": bool(data["precision"]) and "precision_at_l" in model["ladder"],
+                "attention": bool(model["ensembles"][0]["attention"]),
+                "similarity": bool(model["layers"]),
+            }
+            for at, settled in enumerate(model["equilibrated"]):
+                marked = "hollow" in str(marks(browser, "train_loss")[at].get_attribute("class"))
+                assert marked != settled
+            for label in ("ES", "OT", "sampled"):
+                pick(browser, "choose-weights", label)
+            assert_sound(browser)
 
 
 def test_without_scripts_the_rest_is_there(browser: Any, written: tuple[Path, Any]) -> None:

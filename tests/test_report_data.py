@@ -38,6 +38,7 @@ from thermosphere.runs.report import write_report
 from thermosphere.runs.report_data import BINS, TRACE_POINTS, packed, report_data, unpacked
 from thermosphere.runs.report_tables import (
     dimension_table,
+    reference_table,
     similarity_table,
     thermodynamics_table,
 )
@@ -94,9 +95,14 @@ def test_the_ladder_is_the_table(directory: Path) -> None:
     for name, column_name in shown.items():
         cells = [row[table.columns.index(column_name)] for row in table.rows]
         assert model["ladder"][name]["text"] == cells
-    for reference in found.references:
+    trained_table = reference_table(found.references)
+    for reference, row in zip(found.references, trained_table.rows, strict=True):
+        own = model["trained"][reference.label]
         for name, values in reference.values.items():
-            assert np.allclose(model["trained"][reference.label][name], values, rtol=1e-5)
+            assert np.allclose(own[name]["runs"], values, rtol=1e-5)
+        named = {"train_loss": "training loss", "test_error": "test error", "precision_at_l": "P@L"}
+        for name, column_name in named.items():
+            assert own[name]["text"] == row[trained_table.columns.index(column_name)]
 
 
 def test_traces_are_the_samples(directory: Path) -> None:

@@ -175,7 +175,7 @@ def _model(
             "error": numbers(table["loss_slope_error"].values),
         },
         "trained": {
-            one.label: {name: numbers(values) for name, values in one.values.items()}
+            one.label: {name: _runs(values) for name, values in one.values.items()}
             for one in study.references
         },
         "traces": _traces(study, analysis),
@@ -194,6 +194,19 @@ def _column(table: xr.Dataset, name: str) -> Json:
         "mean": numbers(mean),
         "error": numbers(error),
         "text": [with_error(float(m), float(e)) for m, e in zip(mean, error, strict=True)],
+    }
+
+
+def _runs(values: npt.ArrayLike) -> Json:
+    """Every run of training, their mean and standard deviation, as `reference_table` has them."""
+    runs = np.asarray(values, dtype=np.float64)
+    mean = float(runs.mean())
+    deviation = float(runs.std(ddof=1)) if runs.size > 1 else math.nan
+    return {
+        "runs": numbers(runs),
+        "mean": number(mean),
+        "deviation": number(deviation),
+        "text": with_error(mean, deviation),
     }
 
 

@@ -6,7 +6,16 @@ They go into the page as they are; the page loads nothing.
 from importlib.resources import files
 
 # In this order: a script uses what those before it define.
-SCRIPTS = ("data.js", "axes.js", "chart.js", "map.js", "panels.js", "explorer.js")
+SCRIPTS = (
+    "data.js",
+    "axes.js",
+    "labels.js",
+    "chart.js",
+    "map.js",
+    "panels_ladder.js",
+    "panels_weights.js",
+    "explorer.js",
+)
 
 
 def style_sheet(*, interactive: bool) -> str:

@@ -40,7 +40,8 @@ function logTicks(low, high, room) {
 }
 
 function powerText(mantissa, exponent) {
-  if (exponent >= -2 && exponent < 3) return String(Number((mantissa * Math.pow(10, exponent)).toPrecision(1)));
+  if (exponent >= -2 && exponent < 3)
+    return String(Number((mantissa * Math.pow(10, exponent)).toPrecision(1)));
   return (mantissa === 1 ? '' : `${mantissa}·`) + `10${superscript(exponent)}`;
 }
 

@@ -23,13 +23,37 @@ function svg(parent, tag, attributes, text) {
 
 /* One symbol a series, so that they differ without colour too. */
 function symbolPath(symbol, x, y, r) {
-  const polygon = (points) => 'M' + points.map(([a, b]) => `${x + a * r},${y + b * r}`).join('L') + 'Z';
+  const polygon = (points) =>
+    'M' + points.map(([a, b]) => `${x + a * r},${y + b * r}`).join('L') + 'Z';
   switch (symbol) {
-    case 1: return polygon([[-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]]);
-    case 2: return polygon([[0, -1.25], [1.25, 0], [0, 1.25], [-1.25, 0]]);
-    case 3: return polygon([[0, -1.2], [1.15, 0.85], [-1.15, 0.85]]);
-    case 4: return polygon([[0, 1.2], [1.15, -0.85], [-1.15, -0.85]]);
-    default: return `M${x - r},${y}a${r},${r} 0 1 0 ${2 * r},0a${r},${r} 0 1 0 ${-2 * r},0Z`;
+    case 1:
+      return polygon([
+        [-0.9, -0.9],
+        [0.9, -0.9],
+        [0.9, 0.9],
+        [-0.9, 0.9],
+      ]);
+    case 2:
+      return polygon([
+        [0, -1.25],
+        [1.25, 0],
+        [0, 1.25],
+        [-1.25, 0],
+      ]);
+    case 3:
+      return polygon([
+        [0, -1.2],
+        [1.15, 0.85],
+        [-1.15, 0.85],
+      ]);
+    case 4:
+      return polygon([
+        [0, 1.2],
+        [1.15, -0.85],
+        [-1.15, -0.85],
+      ]);
+    default:
+      return `M${x - r},${y}a${r},${r} 0 1 0 ${2 * r},0a${r},${r} 0 1 0 ${-2 * r},0Z`;
   }
 }
 
@@ -37,12 +61,19 @@ function drawChart(host, spec) {
   const width = host.clientWidth;
   const height = spec.height || host.clientHeight;
   const side = spec.side && spec.side.length ? 10 + 34 * spec.side.length : 0;
-  const yTicks = spec.empty ? [] : spec.y.rows
-    ? spec.y.rows.map((name, row) => [row, name])
-    : linearTicks(...spec.y.domain, Math.max(2, height / 55));
+  const yTicks = spec.empty
+    ? []
+    : spec.y.rows
+      ? spec.y.rows.map((name, row) => [row, name])
+      : linearTicks(...spec.y.domain, Math.max(2, height / 55));
   const longest = Math.max(0, ...yTicks.map(([, text]) => text.length));
   const left = 14 + Math.min(width * 0.45, 6.7 * longest);
-  const box = { left: left + side, right: width - 12, top: spec.y.label ? 28 : 8, bottom: height - 40 };
+  const box = {
+    left: left + side,
+    right: width - 12,
+    top: spec.y.label ? 28 : 8,
+    bottom: height - 40,
+  };
   const scale = (domain, log, from, to) => {
     const f = log ? Math.log : (v) => v;
     return (v) => from + ((f(v) - f(domain[0])) / (f(domain[1]) - f(domain[0]))) * (to - from);
@@ -62,11 +93,23 @@ function drawChart(host, spec) {
 
   for (const band of spec.bands || []) {
     const [x0, x1] = [x(band.x0), x(band.x1)].map((v) => within(v, box.left, box.right));
-    svg(picture, 'rect', { x: x0, y: box.top, width: Math.max(0, x1 - x0), height: box.bottom - box.top, class: 'burn-in' });
+    svg(picture, 'rect', {
+      x: x0,
+      y: box.top,
+      width: Math.max(0, x1 - x0),
+      height: box.bottom - box.top,
+      class: 'burn-in',
+    });
   }
   if (spec.chosenRow >= 0) {
     const step = (box.bottom - box.top) / spec.y.rows.length;
-    svg(picture, 'rect', { x: 0, y: y(spec.chosenRow) - step / 2, width, height: step, class: 'row-chosen' });
+    svg(picture, 'rect', {
+      x: 0,
+      y: y(spec.chosenRow) - step / 2,
+      width,
+      height: step,
+      class: 'row-chosen',
+    });
   }
   for (const [value, text] of yTicks) {
     const at = y(value);
@@ -76,19 +119,36 @@ function drawChart(host, spec) {
   const xTicks = spec.x.log
     ? logTicks(...spec.x.domain, box.right - box.left)
     : linearTicks(...spec.x.domain, (box.right - box.left) / 75);
-  svg(picture, 'line', { x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom, class: 'axis' });
+  svg(picture, 'line', {
+    x1: box.left,
+    x2: box.right,
+    y1: box.bottom,
+    y2: box.bottom,
+    class: 'axis',
+  });
   for (const [value, text] of xTicks) {
     const at = x(value);
     svg(picture, 'line', { x1: at, x2: at, y1: box.bottom, y2: box.bottom + 4, class: 'axis' });
     svg(picture, 'text', { x: at, y: box.bottom + 17, 'text-anchor': 'middle' }, text);
   }
-  svg(picture, 'text', { x: (box.left + box.right) / 2, y: height - 5, 'text-anchor': 'middle' }, spec.x.label);
+  svg(
+    picture,
+    'text',
+    { x: (box.left + box.right) / 2, y: height - 5, 'text-anchor': 'middle' },
+    spec.x.label,
+  );
   if (spec.y.label) svg(picture, 'text', { x: 0, y: 12 }, spec.y.label);
   for (const name of spec.side || []) {
     svg(picture, 'text', { x: sideX(name), y: box.bottom + 17, 'text-anchor': 'middle' }, name);
   }
   if (spec.chosen !== undefined && spec.chosen !== null) {
-    svg(picture, 'line', { x1: x(spec.chosen), x2: x(spec.chosen), y1: box.top, y2: box.bottom, class: 'chosen' });
+    svg(picture, 'line', {
+      x1: x(spec.chosen),
+      x2: x(spec.chosen),
+      y1: box.top,
+      y2: box.bottom,
+      class: 'chosen',
+    });
   }
   for (const guide of spec.guides || []) {
     const vertical = guide.x !== undefined;
@@ -98,7 +158,10 @@ function drawChart(host, spec) {
     svg(picture, 'line', { ...ends, class: `guide ${guide.cls || ''}` });
   }
 
-  const place = (point) => [point.side ? sideX(point.side) + (point.shift || 0) : x(point.x), y(point.y)];
+  const place = (point) => [
+    point.side ? sideX(point.side) + (point.shift || 0) : x(point.x),
+    y(point.y),
+  ];
   for (const one of spec.series) {
     const group = svg(picture, 'g', { class: `${one.cls || ''} ${one.faint ? 'faint' : ''}` });
     if (one.kind === 'steps') {
@@ -111,44 +174,84 @@ function drawChart(host, spec) {
       let pen = 'M';
       for (const point of one.points) {
         if (point.side) continue;
-        if (point.y === null || point.x === null) { pen = 'M'; continue; }
+        if (point.y === null || point.x === null) {
+          pen = 'M';
+          continue;
+        }
         const [px, py] = place(point);
-        if (one.join && py < box.top - 1) { pen = 'M'; continue; }
+        if (one.join && py < box.top - 1) {
+          pen = 'M';
+          continue;
+        }
         path += `${pen}${px.toFixed(1)},${within(py, box.top, box.bottom).toFixed(1)}`;
         pen = 'L';
       }
-      if (path) svg(group, 'path', { d: path, class: one.join ? 'join' : `curve ${one.dashed ? 'dashed' : ''}` });
+      if (path)
+        svg(group, 'path', {
+          d: path,
+          class: one.join ? 'join' : `curve ${one.dashed ? 'dashed' : ''}`,
+        });
     }
     for (const point of shown) {
       let [px, py] = place(point);
       const beyond = py < box.top - 1;
       if (beyond) py = box.top;
       if (one.kind === 'points' || shown.length === 1) drawPoint(group, one, point, px, py, beyond);
-      if (point.lines) targets.push({ px, py, lines: point.lines, pick: point.pick, walk: one.walk, faint: one.faint });
+      if (point.lines)
+        targets.push({
+          px,
+          py,
+          lines: point.lines,
+          pick: point.pick,
+          walk: one.walk,
+          faint: one.faint,
+        });
     }
   }
   function drawPoint(group, one, point, px, py, beyond) {
     if (point.ey && !beyond) {
-      const [low, high] = [y(point.y - point.ey), y(point.y + point.ey)].map((v) => within(v, box.top, box.bottom));
-      svg(group, 'path', { d: `M${px - 3},${low}h6M${px},${low}V${high}M${px - 3},${high}h6`, class: 'bars' });
+      const [low, high] = [y(point.y - point.ey), y(point.y + point.ey)].map((v) =>
+        within(v, box.top, box.bottom),
+      );
+      svg(group, 'path', {
+        d: `M${px - 3},${low}h6M${px},${low}V${high}M${px - 3},${high}h6`,
+        class: 'bars',
+      });
     }
     if (point.ex) {
-      const [low, high] = [x(point.x - point.ex), x(point.x + point.ex)].map((v) => within(v, box.left, box.right));
+      const [low, high] = [x(point.x - point.ex), x(point.x + point.ex)].map((v) =>
+        within(v, box.left, box.right),
+      );
       svg(group, 'path', { d: `M${low},${py}H${high}`, class: 'bars' });
     }
     const kind = `mark ${point.hollow ? 'hollow' : ''} ${point.dot ? 'dot' : ''}`;
-    svg(group, 'path', { d: symbolPath(beyond ? 3 : one.symbol, px, py, point.dot ? 2.6 : 4), class: kind });
+    svg(group, 'path', {
+      d: symbolPath(beyond ? 3 : one.symbol, px, py, point.dot ? 2.6 : 4),
+      class: kind,
+    });
   }
 
   for (const guide of (spec.guides || []).filter((one) => one.text)) {
     const vertical = guide.x !== undefined;
     const at = vertical ? x(guide.x) : y(guide.y);
     const late = vertical && at > box.right - 40;
-    const spot = vertical ? { x: at + (late ? -4 : 4), y: box.top + 9 } : { x: box.right, y: at - 4 };
-    svg(picture, 'text', { ...spot, 'text-anchor': !vertical || late ? 'end' : 'start' }, guide.text);
+    const spot = vertical
+      ? { x: at + (late ? -4 : 4), y: box.top + 9 }
+      : { x: box.right, y: at - 4 };
+    svg(
+      picture,
+      'text',
+      { ...spot, 'text-anchor': !vertical || late ? 'end' : 'start' },
+      guide.text,
+    );
   }
   if (spec.empty) {
-    const middle = { x: (box.left + box.right) / 2, y: (box.top + box.bottom) / 2, 'text-anchor': 'middle', class: 'empty' };
+    const middle = {
+      x: (box.left + box.right) / 2,
+      y: (box.top + box.bottom) / 2,
+      'text-anchor': 'middle',
+      class: 'empty',
+    };
     svg(picture, 'text', middle, spec.empty);
   }
   host.replaceChildren(picture);
@@ -164,7 +267,14 @@ function drawSteps(group, one, x, y, targets) {
   one.heights.forEach((height, k) => {
     const [from, to] = [x(one.low + k * bin), x(one.low + (k + 1) * bin)];
     path += `L${from.toFixed(1)},${y(height).toFixed(1)}L${to.toFixed(1)},${y(height).toFixed(1)}`;
-    if (height > 0) targets.push({ px: (from + to) / 2, py: y(height), lines: one.lines(k), walk: one.walk, faint: one.faint });
+    if (height > 0)
+      targets.push({
+        px: (from + to) / 2,
+        py: y(height),
+        lines: one.lines(k),
+        walk: one.walk,
+        faint: one.faint,
+      });
   });
   path += `L${x(one.high)},${y(0)}`;
   svg(group, 'path', { d: path + 'Z', class: 'area' });
@@ -189,8 +299,10 @@ function answer(host, picture, targets) {
     let least = REACH * REACH;
     for (const target of targets) {
       const aside = target.faint ? 5 : 0; // where two marks overlap, the model chosen answers
-      const distance = (corner.left + target.px - event.clientX) ** 2
-        + (corner.top + target.py - event.clientY) ** 2 + aside ** 2;
+      const distance =
+        (corner.left + target.px - event.clientX) ** 2 +
+        (corner.top + target.py - event.clientY) ** 2 +
+        aside ** 2;
       if (distance < least) [best, least] = [target, distance];
     }
     return best;
@@ -208,7 +320,12 @@ function answer(host, picture, targets) {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     if (step && walked.length) {
       const at = active ? walked.indexOf(active.target) : -1;
-      const next = at < 0 ? (step > 0 ? 0 : walked.length - 1) : Math.min(Math.max(at + step, 0), walked.length - 1);
+      const next =
+        at < 0
+          ? step > 0
+            ? 0
+            : walked.length - 1
+          : Math.min(Math.max(at + step, 0), walked.length - 1);
       show(walked[next], true);
       event.preventDefault();
     } else if ((event.key === 'Enter' || event.key === ' ') && active && active.target.pick) {
@@ -218,52 +335,4 @@ function answer(host, picture, targets) {
       show(null, false);
     }
   };
-}
-
-const tip = document.getElementById('tip');
-
-/* Lines beside a point of the window, wholly inside it; read aloud where keys led there. */
-function showTip(lines, clientX, clientY, spoken) {
-  tip.replaceChildren(...lines.map((line) => {
-    const row = document.createElement('div');
-    row.textContent = line;
-    return row;
-  }));
-  tip.hidden = false;
-  const { width, height } = tip.getBoundingClientRect();
-  const right = clientX + 14 + width < document.documentElement.clientWidth;
-  const px = Math.max(4, right ? clientX + 14 : clientX - 14 - width);
-  const py = Math.max(4, clientY - height - 12);
-  tip.style.transform = `translate(${Math.round(px)}px, ${Math.round(py)}px)`;
-  if (spoken) document.getElementById('spoken').textContent = lines.join('; ');
-}
-
-function hideTip() {
-  tip.hidden = true;
-}
-
-/* Entries {cls, symbol | line, dashed, hollow, swatch | bare, text, value} above a chart. */
-function drawLegend(list, entries) {
-  list.replaceChildren(...entries.map((entry) => {
-    const item = document.createElement('li');
-    if (!entry.bare) legendMark(item, entry);
-    item.append(entry.text);
-    if (entry.value) {
-      const value = document.createElement('b');
-      value.textContent = entry.value;
-      item.append(value);
-    }
-    return item;
-  }));
-}
-
-function legendMark(item, entry) {
-  const picture = svg(item, 'svg', { class: entry.cls || 'grey', 'aria-hidden': 'true' });
-  if (entry.symbol !== undefined) {
-    svg(picture, 'path', { d: symbolPath(entry.symbol, 11, 7, 4), class: `mark ${entry.hollow ? 'hollow' : ''}` });
-  } else if (entry.swatch) {
-    svg(picture, 'rect', { x: 5, y: 1, width: 12, height: 12, class: entry.swatch });
-  } else {
-    svg(picture, 'line', { x1: 1, x2: 21, y1: 7, y2: 7, class: entry.guide ? 'guide' : `curve ${entry.dashed ? 'dashed' : ''}` });
-  }
 }

@@ -26,9 +26,17 @@ function unpack(packed) {
 }
 
 const QUANTITIES = {
-  train_loss: { symbol: '⟨U⟩', label: '⟨U⟩ (nats per masked site)', trace: 'training loss U (nats per masked site)' },
+  train_loss: {
+    symbol: '⟨U⟩',
+    label: '⟨U⟩ (nats per masked site)',
+    trace: 'training loss U (nats per masked site)',
+  },
   specific_heat: { symbol: 'C', label: 'C (units of k_B)' },
-  validation_error: { symbol: 'validation error', label: 'share of masked sites', trace: 'validation error' },
+  validation_error: {
+    symbol: 'validation error',
+    label: 'share of masked sites',
+    trace: 'validation error',
+  },
   test_error: { symbol: 'test error', label: 'share of masked sites', trace: 'test error' },
   distance: { symbol: '|w−w₀|²/Q', trace: 'squared distance |w−w₀|²/Q' },
   kinetic_ratio: { symbol: 'kinetic/T', trace: 'kinetic temperature / T' },
@@ -39,13 +47,18 @@ function digits(value, significant = 4) {
   if (value === null) return '–';
   const size = Math.abs(value);
   if (size !== 0 && (size >= 1e6 || size < 1e-4)) {
-    return value.toExponential(significant - 1).replace('e+', 'e').replace('-', '−');
+    return value
+      .toExponential(significant - 1)
+      .replace('e+', 'e')
+      .replace('-', '−');
   }
   return Number(value.toPrecision(significant)).toString().replace('-', '−');
 }
 
 const superscript = (n) =>
-  String(n).replace('-', '⁻').replace(/\d/g, (d) => '⁰¹²³⁴⁵⁶⁷⁸⁹'[d]);
+  String(n)
+    .replace('-', '⁻')
+    .replace(/\d/g, (d) => '⁰¹²³⁴⁵⁶⁷⁸⁹'[d]);
 
 const layerKind = (one) => one.kind.replace('_', '–');
 const blockName = (block) => `block ${block + 1}`;

@@ -4,8 +4,17 @@ const root = document.getElementById('explore');
 const slider = document.getElementById('temperature');
 
 const state = {
-  model: 0, at: 0, weights: 'samples', axis: 'T', compare: true, block: 0, rule: 0, map: 'contacts',
-  layer: 'norm1.gain', norm: 'norm1.gain', observable: 'train_loss',
+  model: 0,
+  at: 0,
+  weights: 'samples',
+  axis: 'T',
+  compare: true,
+  block: 0,
+  rule: 0,
+  map: 'contacts',
+  layer: 'norm1.gain',
+  norm: 'norm1.gain',
+  observable: 'train_loss',
 };
 
 /* Change what is shown; a new model starts at its typical temperature and best block. */
@@ -35,7 +44,13 @@ function radios(id, options, current, pick) {
   for (const [value, text, disabled] of options) {
     const label = document.createElement('label');
     const input = document.createElement('input');
-    Object.assign(input, { type: 'radio', name: id, value, checked: value === current, disabled: Boolean(disabled) });
+    Object.assign(input, {
+      type: 'radio',
+      name: id,
+      value,
+      checked: value === current,
+      disabled: Boolean(disabled),
+    });
     input.onchange = () => pick(value);
     label.append(input, text);
     set.append(label);
@@ -44,28 +59,73 @@ function radios(id, options, current, pick) {
 
 function options(id, entries, current, pick) {
   const select = document.getElementById(id);
-  select.replaceChildren(...entries.map(([value, text]) => new Option(text, value, false, value === current)));
+  select.replaceChildren(
+    ...entries.map(([value, text]) => new Option(text, value, false, value === current)),
+  );
   select.onchange = () => pick(entries[select.selectedIndex][0]);
 }
 
 /* Controls that depend on the model. */
 function fillControls() {
   const model = study.models[state.model];
-  radios('choose-model', study.models.map((one, index) => [index, one.name]), state.model, (index) => choose({ model: index }));
-  radios('choose-weights', [['samples', 'sampled'], ['ES', 'ES'], ['OT', 'OT']], state.weights, (weights) => choose({ weights }));
-  radios('choose-axis', [['T', 'T'], ['T/T*', 'T/T*', !model.peak_trusted]], state.axis, (axis) => choose({ axis }));
+  radios(
+    'choose-model',
+    study.models.map((one, index) => [index, one.name]),
+    state.model,
+    (index) => choose({ model: index }),
+  );
+  radios(
+    'choose-weights',
+    [
+      ['samples', 'sampled'],
+      ['ES', 'ES'],
+      ['OT', 'OT'],
+    ],
+    state.weights,
+    (weights) => choose({ weights }),
+  );
+  radios(
+    'choose-axis',
+    [
+      ['T', 'T'],
+      ['T/T*', 'T/T*', !model.peak_trusted],
+    ],
+    state.axis,
+    (axis) => choose({ axis }),
+  );
   radios('choose-map', Object.entries(MAP_MODES), state.map, (map) => choose({ map }));
-  const blocks = 1 + Math.max(-1, ...[...model.layers, ...model.norms].map((one) => (one.block === null ? -1 : one.block)));
+  const blocks =
+    1 +
+    Math.max(
+      -1,
+      ...[...model.layers, ...model.norms].map((one) => (one.block === null ? -1 : one.block)),
+    );
   document.getElementById('choose-block').hidden = blocks < 2;
-  radios('choose-block', Array.from({ length: Math.max(0, blocks) }, (_, k) => [k, String(k + 1)]), state.block, (block) => choose({ block }));
+  radios(
+    'choose-block',
+    Array.from({ length: Math.max(0, blocks) }, (_, k) => [k, String(k + 1)]),
+    state.block,
+    (block) => choose({ block }),
+  );
   slider.max = model.temperatures.length - 1;
   slider.disabled = model.temperatures.length < 2;
   const kinds = (list) => list.filter(inBlock).map((one) => [one.kind, layerKind(one)]);
   options('layer', kinds(model.layers), state.layer, (layer) => choose({ layer }));
   options('norm', kinds(model.norms), state.norm, (norm) => choose({ norm }));
-  options('observable', Object.entries(QUANTITIES).filter(([, one]) => one.trace).map(([key, one]) => [key, one.trace]),
-    state.observable, (observable) => choose({ observable }));
-  options('rule', study.precision.map((rule, index) => [index, rule.label]), state.rule, (rule) => choose({ rule }));
+  options(
+    'observable',
+    Object.entries(QUANTITIES)
+      .filter(([, one]) => one.trace)
+      .map(([key, one]) => [key, one.trace]),
+    state.observable,
+    (observable) => choose({ observable }),
+  );
+  options(
+    'rule',
+    study.precision.map((rule, index) => [index, rule.label]),
+    state.rule,
+    (rule) => choose({ rule }),
+  );
 }
 
 function draw() {
@@ -73,12 +133,18 @@ function draw() {
   const model = study.models[state.model];
   slider.value = state.at;
   const text = document.getElementById('temperature-text');
-  text.textContent = temperatureText(model, state.at) + (model.equilibrated[state.at] ? '' : ' (not equilibrated)');
+  text.textContent =
+    temperatureText(model, state.at) + (model.equilibrated[state.at] ? '' : ' (not equilibrated)');
   text.className = model.equilibrated[state.at] ? '' : 'not';
   slider.setAttribute('aria-valuetext', text.textContent);
-  for (const [id, value] of [['choose-weights', state.weights], ['choose-axis', state.axis], ['choose-model', state.model],
-    ['choose-block', state.block]]) {
-    for (const input of document.querySelectorAll(`#${id} input`)) input.checked = input.value === String(value);
+  for (const [id, value] of [
+    ['choose-weights', state.weights],
+    ['choose-axis', state.axis],
+    ['choose-model', state.model],
+    ['choose-block', state.block],
+  ]) {
+    for (const input of document.querySelectorAll(`#${id} input`))
+      input.checked = input.value === String(value);
   }
   document.getElementById('layer').value = state.layer;
   document.getElementById('norm').value = state.norm;
@@ -87,7 +153,8 @@ function draw() {
   drawNumbers(model);
   drawAttention(model);
   drawLadderLegend();
-  for (const key of ['train_loss', 'specific_heat', 'validation_error', 'test_error']) drawLadder(key, key);
+  for (const key of ['train_loss', 'specific_heat', 'validation_error', 'test_error'])
+    drawLadder(key, key);
   const rule = study.precision[state.rule];
   if (rule) drawLadder('precision', rule.key, { random: rule.random, zero: true });
   else panel('precision').hidden = true;
@@ -121,12 +188,18 @@ function start() {
   const model = study.models[state.model];
   state.block = bestBlock(model);
   if (study.models.every((one) => one.peak_trusted)) state.axis = 'T/T*';
-  state.rule = Math.max(0, study.precision.findIndex((rule) => rule.key === 'precision_at_l_tolerant'));
+  state.rule = Math.max(
+    0,
+    study.precision.findIndex((rule) => rule.key === 'precision_at_l_tolerant'),
+  );
   root.hidden = false;
-  document.querySelectorAll('details.still').forEach((details) => { details.open = false; });
+  document.querySelectorAll('details.still').forEach((details) => {
+    details.open = false;
+  });
   document.getElementById('others').hidden = study.models.length < 2;
   document.getElementById('choose-model').hidden = study.models.length < 2;
-  document.getElementById('compare').onchange = (event) => choose({ compare: event.target.checked });
+  document.getElementById('compare').onchange = (event) =>
+    choose({ compare: event.target.checked });
   slider.oninput = () => choose({ at: Number(slider.value), weights: 'samples' });
   fillControls();
   let width = 0;
@@ -137,7 +210,11 @@ function start() {
   }).observe(root);
   window.matchMedia('(prefers-color-scheme: dark)').onchange = draw;
   window.onscroll = hideTip;
-  window.onhashchange = () => { recall(); fillControls(); draw(); };
+  window.onhashchange = () => {
+    recall();
+    fillControls();
+    draw();
+  };
 }
 
 start();

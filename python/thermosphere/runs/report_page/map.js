@@ -70,7 +70,11 @@ function drawMap(host, view) {
   }
   if (view.mode === 'predictions') {
     for (let k = 0; k < view.right.length; k++) {
-      fill(view.pairs[2 * k + 1], view.pairs[2 * k], colourOf(view.right[k] === '1' ? '--series-2' : '--series-1'));
+      fill(
+        view.pairs[2 * k + 1],
+        view.pairs[2 * k],
+        colourOf(view.right[k] === '1' ? '--series-2' : '--series-1'),
+      );
     }
   }
 
@@ -104,7 +108,9 @@ function pairLines(i, j, view) {
   ];
   for (let k = 0; k < view.right.length; k++) {
     if (view.pairs[2 * k] === low && view.pairs[2 * k + 1] === high) {
-      lines.push(`prediction ${k + 1} of ${view.right.length}: ${view.right[k] === '1' ? 'right' : 'wrong'}`);
+      lines.push(
+        `prediction ${k + 1} of ${view.right.length}: ${view.right[k] === '1' ? 'right' : 'wrong'}`,
+      );
     }
   }
   return lines;
@@ -120,7 +126,10 @@ function answerPairs(host, view, margin, cell) {
     const [i, j] = pair;
     const [px, py] = [margin + j * cell, i * cell];
     Object.assign(frame.style, {
-      left: `${px - 2}px`, top: `${py - 2}px`, width: `${cell + 4}px`, height: `${cell + 4}px`,
+      left: `${px - 2}px`,
+      top: `${py - 2}px`,
+      width: `${cell + 4}px`,
+      height: `${cell + 4}px`,
     });
     const corner = host.getBoundingClientRect();
     return showTip(pairLines(i, j, view), corner.left + px + cell, corner.top + py, spoken);
@@ -134,7 +143,9 @@ function answerPairs(host, view, margin, cell) {
   };
   host.onpointerleave = host.onblur = () => show(null, false);
   host.onkeydown = (event) => {
-    const step = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key];
+    const step = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[
+      event.key
+    ];
     if (!step) return;
     event.preventDefault();
     let [i, j] = at || [0, 0];
