@@ -7,7 +7,7 @@ CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*.cu tests/cuda_on_host/*)
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format sanitize bench gpu clean
+.PHONY: help install demo picture test lint format sanitize bench gpu clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -24,6 +24,10 @@ install: $(INSTALLED)  ## create .venv and build and install the package in it
 
 demo: $(INSTALLED)  ## the main job: sequences, training, sampling at eight temperatures, report (about 5 minutes)
 	$(BIN)/thermosphere run --preset demo --output runs/demo --resume
+
+picture: $(INSTALLED)  ## docs/images/report.png, as Chromium draws the demo's report
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
+	$(BIN)/python .ci/picture.py
 
 test: $(INSTALLED)  ## the test suite (under 10 minutes on two cores)
 	$(BIN)/python -m pytest

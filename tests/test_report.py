@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -33,6 +35,7 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
+        self.scripts: list[str] = []
         self.feed(text)
         self.close()
         assert self.open == []
@@ -46,7 +49,9 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
+        elif self.open and self.open[-1] != "style":
             self.text += data
 
     def count(self, tag: str) -> int:
@@ -139,6 +144,82 @@ def test_page_fits_a_phone(page: str) -> None:
     assert viewports == ["width=device-width, initial-scale=1"]
     wrappers = [a for tag, a in parsed.tags if tag == "div" and a.get("class") == "scroll"]
     assert len(wrappers) == parsed.count("table")
+
+
+HOSTILE = '</script><script>alert("1")</script> & \u2028 \'"`<!--'
+
+
+@pytest.fixture
+def interactive(tmp_path: Path, figure: Figure) -> str:
+    target = tmp_path / "report.html"
+    explored = Section("tf1", stills=[figure])
+    write_report(
+        target,
+        title=HOSTILE,
+        sections=[explored, Section("Sequences", figures=[figure])],
+        data={"run": HOSTILE, "models": []},
+    )
+    return target.read_text(encoding="utf-8")
+
+
+def test_data_and_script_travel_inside(interactive: str) -> None:
+    parsed = Page(interactive)
+    assert parsed.count("script") == 2
+    data, code = parsed.scripts
+    assert json.loads(data) == {"run": HOSTILE, "models": []}
+    assert "alert" not in code
+    assert 'alert("1")' in parsed.text  # the title, as text
+    kinds = [attributes for tag, attributes in parsed.tags if tag == "script"]
+    assert kinds == [{"type": "application/json", "id": "study"}, {}]
+
+
+def test_policy_allows_the_page_itself_alone(interactive: str, page: str) -> None:
+    for text, names in ((interactive, ("style", "script")), (page, ("style",))):
+        (policy,) = (
+            str(attributes["content"])
+            for tag, attributes in Page(text).tags
+            if attributes.get("http-equiv") == "Content-Security-Policy"
+        )
+        rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+        assert rules["default-src"] == "'none'"
+        assert rules["img-src"] == "data:"
+        assert [name for name in ("style", "script") if f"{name}-src" in rules] == list(names)
+        for name in names:
+            (inline,) = re.findall(f"<{name}>(.*?)</{name}>", text, re.DOTALL)
+            digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+            assert rules[f"{name}-src"] == f"'sha256-{digest}'"
+    for _, attributes in Page(interactive).tags:  # what the policy would refuse
+        assert not [name for name in attributes if name == "style" or name.startswith("on")]
+
+
+def test_interactive_page_asks_for_nothing_from_outside(interactive: str) -> None:
+    for _, attributes in Page(interactive).tags:
+        for name in ("src", "href"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:image/png;base64,", "#"))
+    text = re.sub(r"base64,[^\"]*", "", interactive)
+    calls = r"https?:|url\(|@import|fetch\(|XMLHttpRequest|WebSocket|import\(|sendBeacon"
+    assert not re.search(calls, text)
+
+
+def test_everything_is_there_without_a_script(interactive: str) -> None:
+    parsed = Page(interactive)
+    assert parsed.count("img") == 2
+    folded = [attributes for tag, attributes in parsed.tags if tag == "details"]
+    assert folded == [{"class": "still", "open": None}]  # the script closes it
+    (frame,) = [a for tag, a in parsed.tags if a.get("id") == "explore"]
+    assert "hidden" in frame
+
+
+def test_scripts_find_what_they_look_for(interactive: str) -> None:
+    parsed = Page(interactive)
+    known = {attributes["id"] for _, attributes in parsed.tags if "id" in attributes}
+    code = parsed.scripts[1]
+    asked = set(re.findall(r"getElementById\('([^']+)'\)", code))
+    asked |= set(re.findall(r"querySelector(?:All)?\('#([\w-]+)", code))
+    asked |= {f"panel-{name}" for name in re.findall(r"(?:panel|chartOf)\('([\w-]+)'\)", code)}
+    assert len(asked) > 20
+    assert asked <= known, asked - known
 
 
 def test_write_is_atomic(tmp_path: Path) -> None:

@@ -132,6 +132,36 @@ def random_precision_at_l(
     return float(right.mean())
 
 
+def highest_pairs(
+    attention: npt.ArrayLike,
+    contact_map: npt.ArrayLike,
+    *,
+    shift: int = 0,
+    min_separation: int = 1,
+    tolerance: int = 0,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """The predictions that P@L counts: residues (L, 2) from 0, i < j, highest first, and which are
+    right, (L,).
+
+    Their share of right ones is `precision_at_l` (the defaults) or `precision_at_l_tolerant`.
+    """
+    function = "highest_pairs"
+    return _ranked(function, attention, contact_map, shift, min_separation, tolerance)
+
+
+def on_residues(attention: npt.ArrayLike, shift: int = 0) -> npt.NDArray[np.float64]:
+    """Attention (n, n) between sites as that between residues: residue k is site k + shift; NaN
+    where a residue has no site."""
+    sites = np.asarray(attention, dtype=np.float64)
+    n = sites.shape[0]
+    residue = np.arange(n)
+    inside = (residue + shift >= 0) & (residue + shift < n)
+    aligned = np.full((n, n), np.nan)
+    site = residue[inside] + shift
+    aligned[np.ix_(inside, inside)] = sites[np.ix_(site, site)]
+    return aligned
+
+
 @dataclass(frozen=True)
 class BestBlock:
     """The block whose mean attention is nearest to the contact map.
@@ -183,6 +213,19 @@ def _precision(
     min_separation: int,
     tolerance: int,
 ) -> float:
+    _, right = _ranked(function, attention, contact_map, shift, min_separation, tolerance)
+    return float(right.mean())
+
+
+def _ranked(
+    function: str,
+    attention: npt.ArrayLike,
+    contact_map: npt.ArrayLike,
+    shift: int,
+    min_separation: int,
+    tolerance: int,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """The L = n highest candidate pairs, as residues (L, 2), and which are right, (L,)."""
     scores = np.asarray(attention, dtype=np.float64)
     residues = _contact_matrix(function, contact_map)
     if scores.shape != residues.shape:
@@ -191,7 +234,7 @@ def _precision(
         raise ValueError(f"{function}: attention must be finite, got NaN or infinity")
     right, sites = _candidates(function, residues, shift, min_separation, tolerance)
     ranking = np.argsort(-scores[sites], kind="stable")[: residues.shape[0]]
-    return float(right[ranking].mean())
+    return np.column_stack(sites)[ranking] - shift, right[ranking]
 
 
 def _contact_matrix(function: str, contact_map: npt.ArrayLike) -> npt.NDArray[np.bool_]:

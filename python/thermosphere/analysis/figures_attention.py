@@ -7,6 +7,7 @@ import numpy.typing as npt
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
+from thermosphere.analysis.contacts import on_residues
 from thermosphere.analysis.figures import new_figure, styled
 
 
@@ -28,11 +29,8 @@ def attention_figure(
             f"attention_figure: attention and contact_map must be (n, n), "
             f"got {sites.shape} and {contacts.shape}"
         )
+    aligned = on_residues(sites, shift)
     residue = np.arange(n)
-    inside = (residue + shift >= 0) & (residue + shift < n)
-    aligned = np.full((n, n), np.nan)
-    site = residue[inside] + shift
-    aligned[np.ix_(inside, inside)] = sites[np.ix_(site, site)]
     above = residue[:, None] < residue[None, :]
     shown = aligned[above & np.isfinite(aligned)]
 

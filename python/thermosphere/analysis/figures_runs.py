@@ -64,7 +64,7 @@ def trace_figure(
     figure = new_figure(4.2)
     axes = figure.add_subplot()
     for chain in np.argsort(-temperature, kind="stable"):
-        step, thin = _thinned(move, values[chain])
+        step, thin = thinned(move, values[chain])
         axes.plot(step, thin, color=colours.to_rgba(temperature[chain]), linewidth=1.0)
     written = np.flatnonzero(np.isfinite(values).any(axis=0))
     if burn_in is not None and written.size:
@@ -96,7 +96,7 @@ def training_figure(curves: Sequence[TrainingCurve], *, norm2: float | None = No
             (norm, curve.norm2, "-"),
         ):
             heights = np.asarray(values, dtype=np.float64)
-            axes.plot(*_thinned(epoch, heights), color=shade, linestyle=line)
+            axes.plot(*thinned(epoch, heights), color=shade, linestyle=line)
             if curve.stop is not None and epoch.size:
                 at = int(np.argmin(np.abs(epoch - curve.stop)))
                 axes.plot(epoch[at], heights[at], "o", color=shade, mfc="white")
@@ -172,11 +172,13 @@ def tempering_figure(
     return figure
 
 
-def _thinned(
-    position: npt.NDArray[np.generic], values: npt.NDArray[np.float64]
+def thinned(
+    position: npt.NDArray[np.generic],
+    values: npt.NDArray[np.float64],
+    most: int = MAXIMUM_POINTS,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Means of equal runs of points, at most MAXIMUM_POINTS of them; a rest at the end is kept."""
-    stride = -(-values.size // MAXIMUM_POINTS) if values.size else 1
+    """Means of equal runs of points, at most `most` of them; a rest at the end is kept."""
+    stride = -(-values.size // most) if values.size else 1
     starts = np.arange(0, values.size, max(1, stride))
     if stride <= 1:
         return position.astype(np.float64), values

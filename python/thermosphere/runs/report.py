@@ -1,20 +1,27 @@
 """One self-contained HTML page: summary, warnings, tables and figures, with no outside request.
 
 The page is built from plain pieces (`Section`, `Table`, `Figure`); what goes into them is the
-pipeline's business.  All text is escaped, pictures travel inside as base64.
+pipeline's business.  All text is escaped, pictures travel inside as base64.  With `data`
+(report_data) an interactive part leads it (report_page); without scripts the rest says the same.
+A content security policy forbids the page every request and every script but its own.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
+import json
 import os
 import re
 import tempfile
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from thermosphere.runs.report_page import explorer, script, style_sheet
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -40,7 +47,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """One chapter: warnings, paragraphs, tables, figures, then preformatted text (code)."""
+    """One chapter: warnings, paragraphs, tables, stills, figures, then preformatted text (code)."""
 
     title: str
     text: Sequence[str] = ()
@@ -49,6 +56,7 @@ class Section:
     figures: Sequence[Figure] = ()
     code: str = ""
     folded: bool = field(default=False)  # code shown only on request
+    stills: Sequence[Figure] = ()  # figures of what the interactive part shows, folded beside it
 
 
 def write_report(
@@ -58,23 +66,25 @@ def write_report(
     sections: Sequence[Section],
     summary: Sequence[str] = (),
     warnings: Sequence[str] = (),
+    data: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the page to `path`, atomically.
 
     summary: paragraphs on what was run.  warnings: what a reader must know before any number,
-    at the top.  ValueError for a row whose length differs from its table's columns, or a figure
+    at the top.  data: of `report_data`, for the interactive part; None for a page without.
+    ValueError for a row whose length differs from its table's columns, or a figure
     that is not a PNG.
     """
     for section in sections:
         for table in section.tables:
             _check_table("write_report", table)
-        for figure in section.figures:
+        for figure in (*section.stills, *section.figures):
             if not figure.png.startswith(PNG_SIGNATURE):
                 raise ValueError(
                     f"write_report: figure {figure.caption[:40]!r} must be a PNG, "
                     f"got bytes starting {figure.png[:8]!r}"
                 )
-    page = _page(title, sections, summary, warnings).encode()
+    page = _page(title, sections, summary, warnings, data).encode()
     target = Path(path)
     with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".html", delete=False) as file:
         file.write(page)
@@ -111,19 +121,47 @@ def _check_table(function: str, table: Table) -> None:
 
 
 def _page(
-    title: str, sections: Sequence[Section], summary: Sequence[str], warnings: Sequence[str]
+    title: str,
+    sections: Sequence[Section],
+    summary: Sequence[str],
+    warnings: Sequence[str],
+    data: Mapping[str, Any] | None,
 ) -> str:
     names = [(_anchor(index, section.title), section) for index, section in enumerate(sections)]
     contents = "".join(f'<a href="#{name}">{_text(s.title)}</a>' for name, s in names)
+    style = style_sheet(interactive=data is not None)
+    policy = f"default-src 'none'; img-src data:; base-uri 'none'; style-src {_digest(style)}"
+    first = last = ""
+    if data is not None:
+        code = script()
+        policy += f"; script-src {_digest(code)}"
+        first = explorer()
+        last = (
+            f'<script type="application/json" id="study">{_json(data)}</script>\n'
+            f"<script>{code}</script>\n"
+        )
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(title)}</title>\n<style>{STYLE_SHEET}</style>\n</head>\n<body>\n"
+        f"<title>{_text(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
         f"<header>\n<h1>{_text(title)}</h1>\n{_paragraphs(summary)}{_warnings(warnings)}"
-        f"<nav>{contents}</nav>\n</header>\n<main>\n"
+        f"<nav>{contents}</nav>\n</header>\n{first}<main>\n"
         + "".join(_section(name, section) for name, section in names)
-        + "</main>\n</body>\n</html>\n"
+        + f"</main>\n{last}</body>\n</html>\n"
     )
+
+
+def _digest(code: str) -> str:
+    """The name by which a content security policy allows exactly this text."""
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode("ascii")
+    return f"'sha256-{digest}'"
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    """JSON that cannot end the element it stands in."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
 
 
 def _section(name: str, section: Section) -> str:
@@ -131,9 +169,12 @@ def _section(name: str, section: Section) -> str:
     parts.append(_warnings(section.warnings))
     parts.append(_paragraphs(section.text))
     parts.extend(_table(table) for table in section.tables)
+    if section.stills:  # open where there is no script to close it
+        label = f"<summary>Still pictures ({len(section.stills)})</summary>\n"
+        stills = f"{label}{_figures(section.stills)}"
+        parts.append(f'<details class="still" open>\n{stills}</details>\n')
     if section.figures:
-        figures = "".join(_figure(figure) for figure in section.figures)
-        parts.append(f'<div class="figures">\n{figures}</div>\n')
+        parts.append(_figures(section.figures))
     if section.code:
         code = f"<pre>{_text(section.code)}</pre>\n"
         folded = f"<details>\n<summary>Show</summary>\n{code}</details>\n"
@@ -155,6 +196,10 @@ def _table(table: Table) -> str:
         f'<div class="scroll" tabindex="0">\n<table>\n{caption}<thead>\n<tr>{head}</tr>\n</thead>\n'
         f"<tbody>\n{''.join(rows)}</tbody>\n</table>\n</div>\n"
     )
+
+
+def _figures(figures: Sequence[Figure]) -> str:
+    return f'<div class="figures">\n{"".join(_figure(figure) for figure in figures)}</div>\n'
 
 
 def _figure(figure: Figure) -> str:
@@ -190,66 +235,3 @@ def _text(text: str) -> str:
 def _anchor(index: int, title: str) -> str:
     words = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
     return f"s{index + 1}-{words}" if words else f"s{index + 1}"
-
-
-STYLE_SHEET = """
-:root {
-  color-scheme: light dark;
-  --paper: #ffffff; --ink: #1c1f23; --soft: #5c646e; --line: #d8dce1; --panel: #f5f6f8;
-  --link: #0b5cad; --warning: #fff4e0; --warning-line: #d98a00;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --paper: #16181b; --ink: #e6e8ea; --soft: #a0a8b1; --line: #363b42; --panel: #1f2226;
-    --link: #7db8f2; --warning: #33291a; --warning-line: #d98a00;
-  }
-}
-* { box-sizing: border-box; }
-html { font-size: clamp(16px, 0.45vw + 11.5px, 20px); }
-body {
-  margin: 0 auto; padding: 1rem clamp(0.8rem, 2.5vw, 3rem) 3rem; max-width: 120rem;
-  background: var(--paper); color: var(--ink);
-  font-family: system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif;
-  line-height: 1.5; overflow-wrap: break-word;
-}
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0.4rem 0 0.8rem; }
-h2 {
-  font-size: 1.3rem; margin: 2.4rem 0 0.6rem; padding-top: 0.6rem;
-  border-top: 1px solid var(--line);
-}
-p { margin: 0 0 0.7rem; max-width: 46rem; }
-a { color: var(--link); }
-nav { display: flex; flex-wrap: wrap; gap: 0.3rem 1.1rem; margin-top: 1rem; }
-nav a { padding: 0.25rem 0; }
-.warning {
-  background: var(--warning); border-left: 0.3rem solid var(--warning-line); border-radius: 0.3rem;
-  padding: 0.7rem 1rem; margin: 0.8rem 0 1rem; max-width: 60rem;
-}
-.warning ul { margin: 0.3rem 0 0; padding-left: 1.2rem; }
-.scroll { overflow-x: auto; margin: 0.4rem 0 1.2rem; max-width: 100%; }
-table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--soft); padding-bottom: 0.4rem; }
-th, td { padding: 0.35rem 0.6rem; text-align: right; white-space: nowrap; }
-thead th { border-bottom: 2px solid var(--line); font-weight: 600; }
-tbody tr:nth-child(even) { background: var(--panel); }
-tbody th { font-weight: 600; text-align: left; position: sticky; left: 0; background: inherit; }
-thead th:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); }
-tbody tr { background: var(--paper); }
-.doubtful { color: var(--soft); font-style: italic; }
-.figures {
-  display: grid; gap: 1.2rem; align-items: start;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 25rem), 1fr));
-}
-figure { margin: 0; background: var(--panel); border-radius: 0.5rem; padding: 0.6rem; }
-figure img {
-  display: block; width: 100%; max-width: 810px; height: auto; margin: 0 auto;
-  background: #ffffff; border-radius: 0.3rem;
-}
-figcaption { color: var(--soft); font-size: 0.9rem; padding: 0.5rem 0.2rem 0.1rem; }
-pre {
-  background: var(--panel); border-radius: 0.4rem; padding: 0.8rem 1rem; overflow-x: auto;
-  font-size: 0.85rem; line-height: 1.4;
-}
-summary { cursor: pointer; color: var(--link); padding: 0.3rem 0; }
-@media print { .scroll { overflow: visible; } figure { break-inside: avoid; } }
-"""

@@ -209,9 +209,7 @@ def similarity_table(similarity: Mapping[str, Mapping[str, npt.NDArray[np.float6
         [
             layer,
             *(
-                with_error(*summary[layer])
-                if similarity[label][layer].size > 1
-                else _fixed(summary[layer][0], 3)
+                similarity_cell(*summary[layer], pairs=similarity[label][layer].size)
                 for label, summary in summaries.items()
             ),
         ]
@@ -222,6 +220,11 @@ def similarity_table(similarity: Mapping[str, Mapping[str, npt.NDArray[np.float6
     )
 
 
+def similarity_cell(mean: float, deviation: float, *, pairs: int) -> str:
+    """Mean ± standard deviation over pairs; a single pair has none."""
+    return with_error(mean, deviation) if pairs > 1 else _fixed(mean, 3)
+
+
 def dimension_table(
     dimensions: Mapping[str, Mapping[str, EffectiveDimension]], temperature: float
 ) -> Table:
@@ -229,7 +232,7 @@ def dimension_table(
     kinds = list(dimensions)
     vectors = dimensions[kinds[0]]
     rows = [
-        [name, str(vector.size), *(_away(dimensions[kind][name]) for kind in kinds)]
+        [name, str(vector.size), *(dimension_cell(dimensions[kind][name]) for kind in kinds)]
         for name, vector in vectors.items()
     ]
     caption = (
@@ -240,7 +243,8 @@ def dimension_table(
     return Table(["norm", "size", *kinds], rows, caption)
 
 
-def _away(dimension: EffectiveDimension) -> str:
+def dimension_cell(dimension: EffectiveDimension) -> str:
+    """How many elements are away from zero; all or none of a vector that is one group."""
     if not dimension.split:
         return f"{dimension.count:.0f} (one group)"
     return f"{dimension.count:.1f} ± {dimension.spread:.1f}"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,36 +13,35 @@ import numpy.typing as npt
 import torch
 import xarray as xr
 
-from thermosphere.analysis.contacts import best_block, mean_attention
 from thermosphere.analysis.embedding import EffectiveDimension, effective_dimensions, norm_vectors
 from thermosphere.analysis.figures_ladder import Reference
 from thermosphere.analysis.similarity import between_chains, layer_similarity
 from thermosphere.analysis.thermodynamics import kept_draws, thermodynamics
 from thermosphere.models.layout import Layout
-from thermosphere.models.masked_sites import MaskedSites
 from thermosphere.models.named import named_model
 from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.models.transformer import Transformer
-from thermosphere.proteins.dataset import DataSet, MaskedSequences
+from thermosphere.proteins.dataset import DataSet
 from thermosphere.runs.config import Analysis, ModelRun
 from thermosphere.runs.store import open_samples, read_weights
+from thermosphere.runs.study_attention import BlockAttention, PrecisionOf
 from thermosphere.training import References
 
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class BlockAttention:
-    """Mean attention of the best block of one start, or of one run of training."""
+class Ensemble:
+    """Weight vectors of one kind: draws at one temperature, or the runs that gave ES or OT."""
 
-    attention: Array  # (n, n), averaged over the draws of `start`
-    start: int
-    best: Mapping[int, int]  # start → its best block, from 0; blocks may exchange roles
-
-    @property
-    def block(self) -> int:
-        """Zero-based block that `attention` is of."""
-        return self.best[self.start]
+    label: str  # "samples" | "ES" | "OT"
+    temperature: float  # NaN for trained weights
+    draws: int  # K, how many vectors
+    # "within chains" | "between chains" | the label → layer → pairs
+    similarity: Mapping[str, Mapping[str, Array]]
+    norms: Mapping[str, Array]  # norm vector → (K, d)
+    dimensions: Mapping[str, EffectiveDimension]  # norm vector → how much of it is used
+    attention: BlockAttention | None  # None for a model without
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,42 @@ class ModelStudy:
         xr.Dataset
     )  # over temperature: thermodynamics, and precision where the model has attention
     references: tuple[Reference, ...]  # ES and OT: losses, errors, precisions of every run
-    typical: float  # the temperature whose weights and attention are shown
-    similarity: Mapping[
-        str, Mapping[str, Array]
-    ]  # "within chains" | "between chains" | "ES" | "OT" → layer → pairs
-    norms: Mapping[str, Mapping[str, Array]]  # "samples" | "ES" | "OT" → norm vector → (K, d)
-    dimensions: Mapping[
-        str, Mapping[str, EffectiveDimension]
-    ]  # "samples" | "ES" | "OT" → norm vector
-    attention: Mapping[str, BlockAttention]  # "ES" | "OT" | "samples"; empty without attention
+    typical: float  # the temperature whose weights and attention the tables show
+    ensembles: tuple[Ensemble, ...]  # samples at every temperature, rising, then ES and OT
     blocks: int  # of attention
+
+    @property
+    def shown(self) -> dict[str, Ensemble]:
+        """ "samples" (at the typical temperature), "ES" and "OT"."""
+        return {
+            one.label: one
+            for one in self.ensembles
+            if one.label != "samples" or one.temperature == self.typical
+        }
+
+    @property
+    def similarity(self) -> dict[str, Mapping[str, Array]]:
+        """ "within chains" | "between chains" | "ES" | "OT" → layer → pairs, of those shown."""
+        return {
+            kind: pairs for one in self.shown.values() for kind, pairs in one.similarity.items()
+        }
+
+    @property
+    def norms(self) -> dict[str, Mapping[str, Array]]:
+        """ "samples" | "ES" | "OT" → norm vector → (K, d)."""
+        return {label: one.norms for label, one in self.shown.items()}
+
+    @property
+    def dimensions(self) -> dict[str, Mapping[str, EffectiveDimension]]:
+        """ "samples" | "ES" | "OT" → norm vector → its effective dimension."""
+        return {label: one.dimensions for label, one in self.shown.items()}
+
+    @property
+    def attention(self) -> dict[str, BlockAttention]:
+        """ "samples" | "ES" | "OT" → mean attention; empty without attention."""
+        return {
+            label: one.attention for label, one in self.shown.items() if one.attention is not None
+        }
 
 
 def study_model(
@@ -89,109 +115,71 @@ def study_model(
     if not np.isfinite(samples["train_loss"].values).any():
         raise ValueError(f"report: {directory / 'samples.zarr'} holds no draw yet")
     table = thermodynamics(samples, burn_in=analysis.burn_in)
-    weights = {"ES": trained.early_stopped, "OT": trained.over_trained}
     values = _trained_values(trained, potential, data, settings.sampling.test_sequences)
-
-    typical = _typical_temperature(table)
-    typical_weights, chains = _draws(samples, typical, analysis, analysis.similarity_samples)
-    layout = model.layout
-    attention: dict[str, BlockAttention] = {}
+    score: PrecisionOf | None = None
     if contacts is not None and isinstance(model, Transformer):
         read = data.test.subset(slice(analysis.attention_sequences))
-        score = _PrecisionOf(model, read, contacts, analysis, progress)
-        for label, rows in weights.items():
-            runs = np.arange(rows.shape[0])
-            strict, tolerant, maps, best = score(rows, runs)
-            values[label] |= {"precision_at_l": strict, "precision_at_l_tolerant": tolerant}
-            attention[label] = _shown(maps, runs, best)
-        table, attention["samples"] = _precision_ladder(table, samples, score, analysis, typical)
-    kinds = {
-        "samples": typical_weights,
-        "ES": trained.early_stopped.numpy(),
-        "OT": trained.over_trained.numpy(),
-    }
+        score = PrecisionOf(model, read, contacts, analysis, progress)
+
+    ensembles: list[Ensemble] = []
+    ladder: list[dict[str, float]] = []
+    for temperature in table["temperature"].values.tolist():
+        weights, chains = _draws(samples, temperature, analysis, analysis.similarity_samples)
+        attention = None
+        if score is not None:
+            few, own = _draws(samples, temperature, analysis, analysis.attention_samples)
+            precision, attention = score(torch.from_numpy(few), samples["start"].values[own])
+            ladder.append(_means(precision, own))
+        ensembles.append(
+            _ensemble("samples", temperature, weights, chains, model.layout, attention)
+        )
+    for label, rows in (("ES", trained.early_stopped), ("OT", trained.over_trained)):
+        runs = np.arange(rows.shape[0])
+        attention = None
+        if score is not None:
+            precision, attention = score(rows, runs)
+            values[label] |= precision
+        ensembles.append(_ensemble(label, math.nan, rows.numpy(), runs, model.layout, attention))
+    columns = {name: np.array([row[name] for row in ladder]) for name in (ladder or [{}])[0]}
+    table = table.assign({name: ("temperature", column) for name, column in columns.items()})
     return ModelStudy(
         name=name,
         samples=samples,
         table=table,
-        references=tuple(Reference(label, values[label]) for label in weights),
-        typical=typical,
-        similarity=_similarity(kinds, chains, layout),
-        norms={label: norm_vectors(rows, layout) for label, rows in kinds.items()},
-        dimensions={label: effective_dimensions(rows, layout) for label, rows in kinds.items()},
-        attention=attention,
-        blocks=model.blocks if attention and isinstance(model, Transformer) else 0,
+        references=tuple(Reference(label, own) for label, own in values.items()),
+        typical=_typical_temperature(table),
+        ensembles=tuple(ensembles),
+        blocks=score.model.blocks if score is not None else 0,
     )
 
 
-class _PrecisionOf:
-    """P@L and P̃@L of weights, block by block; the best block of each start by itself."""
-
-    def __init__(
-        self,
-        model: Transformer,
-        sequences: MaskedSequences,
-        contacts: npt.NDArray[np.uint8],
-        analysis: Analysis,
-        progress: bool = False,
-    ) -> None:
-        self.model, self.sites, self.contacts = model, MaskedSites(sequences), contacts
-        self.analysis, self.progress = analysis, progress
-
-    def __call__(
-        self, weights: torch.Tensor, starts: npt.NDArray[np.int64]
-    ) -> tuple[Array, Array, Array, dict[int, int]]:
-        """weights (K, N), starts (K,) -> P@L (K,), P̃@L (K,), mean attention (K, n, n) of the best
-        block, and that block for each start."""
-        maps = mean_attention(self.model, weights, self.sites, progress=self.progress)
-        strict, tolerant = np.empty(len(maps)), np.empty(len(maps))
-        chosen = np.empty((len(maps), *maps.shape[2:]))
-        blocks: dict[int, int] = {}
-        for start in np.unique(starts):
-            rows = np.flatnonzero(starts == start)
-            best = best_block(
-                maps[rows],
-                self.contacts,
-                shift=self.analysis.contact_shift,
-                min_separation=self.analysis.min_separation,
-                tolerance=self.analysis.tolerance,
-            )
-            strict[rows] = best.precision[:, best.index]
-            tolerant[rows] = best.precision_tolerant[:, best.index]
-            chosen[rows] = maps[rows, best.index]
-            blocks[int(start)] = best.index
-        return strict, tolerant, chosen, blocks
+def _ensemble(
+    label: str,
+    temperature: float,
+    weights: npt.NDArray[np.float32],
+    chains: npt.NDArray[np.int64],
+    layout: Layout,
+    attention: BlockAttention | None,
+) -> Ensemble:
+    """weights (K, N), chains (K,) of the samples or runs of the trained weights."""
+    return Ensemble(
+        label=label,
+        temperature=temperature,
+        draws=len(weights),
+        similarity=_similarity(label, weights, chains, layout),
+        norms=norm_vectors(weights, layout),
+        dimensions=effective_dimensions(weights, layout),
+        attention=attention,
+    )
 
 
-def _shown(maps: Array, starts: npt.NDArray[np.int64], best: Mapping[int, int]) -> BlockAttention:
-    """The first start's attention; maps (K, n, n) of the best block, starts (K,)."""
-    first = int(starts[0])
-    return BlockAttention(maps[starts == first].mean(axis=0), first, best)
-
-
-def _precision_ladder(
-    table: xr.Dataset, samples: xr.Dataset, score: _PrecisionOf, analysis: Analysis, typical: float
-) -> tuple[xr.Dataset, BlockAttention]:
-    """The table with P@L and P̃@L added, and the mean attention of the best block at
-    ``typical``."""
-    columns: dict[str, list[float]] = {
-        name + suffix: []
-        for name in ("precision_at_l", "precision_at_l_tolerant")
-        for suffix in ("", "_error")
-    }
-    shown = None
-    for temperature in table["temperature"].values:
-        weights, chains = _draws(samples, float(temperature), analysis, analysis.attention_samples)
-        starts = samples["start"].values[chains]
-        strict, tolerant, maps, best = score(torch.from_numpy(weights), starts)
-        for name, values in (("precision_at_l", strict), ("precision_at_l_tolerant", tolerant)):
-            columns[name].append(float(values.mean()))
-            columns[name + "_error"].append(_error_between_chains(values, chains))
-        if temperature == typical:
-            shown = _shown(maps, starts, best)
-    assert shown is not None, typical
-    extra = {name: ("temperature", np.array(values)) for name, values in columns.items()}
-    return table.assign(extra), shown
+def _means(values: Mapping[str, Array], chains: npt.NDArray[np.int64]) -> dict[str, float]:
+    """Mean over the draws (K,) of each value, and its `…_error`."""
+    means: dict[str, float] = {}
+    for name, one in values.items():
+        means[name] = float(one.mean())
+        means[name + "_error"] = _error_between_chains(one, chains)
+    return means
 
 
 def _error_between_chains(values: Array, chains: npt.NDArray[np.int64]) -> float:
@@ -256,22 +244,21 @@ def _typical_temperature(table: xr.Dataset) -> float:
 
 
 def _similarity(
-    kinds: Mapping[str, npt.NDArray[np.float32]],
+    label: str,
+    weights: npt.NDArray[np.float32],
     chains: npt.NDArray[np.int64],
     layout: Layout,
 ) -> dict[str, dict[str, Array]]:
-    """Pairs of samples within and between chains, pairs of runs of ES and of OT; what has no pair
-    is left out. kinds: label → (K, N) weights; chains: (K,) of the samples."""
-    similarity: dict[str, dict[str, Array]] = {}
-    for kind, weights in kinds.items():
-        if len(weights) < 2:
-            continue
-        pairs = layer_similarity(weights, layout)
-        if kind != "samples":
-            similarity[kind] = pairs
-            continue
-        between = between_chains(chains)
-        for label, which in (("within chains", ~between), ("between chains", between)):
-            if which.any():
-                similarity[label] = {layer: values[which] for layer, values in pairs.items()}
-    return similarity
+    """Pairs of samples within and between chains, or pairs of runs of ES or of OT; what has no pair
+    is left out."""
+    if len(weights) < 2:
+        return {}
+    pairs = layer_similarity(weights, layout)
+    if label != "samples":
+        return {label: pairs}
+    between = between_chains(chains)
+    return {
+        kind: {layer: values[which] for layer, values in pairs.items()}
+        for kind, which in (("within chains", ~between), ("between chains", between))
+        if which.any()
+    }

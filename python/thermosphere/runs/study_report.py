@@ -37,6 +37,7 @@ from thermosphere.proteins.structure import ContactMap
 from thermosphere.proteins.tempering_result import TemperingResult
 from thermosphere.runs.config import Config
 from thermosphere.runs.report import Figure, Section, Table, format_table, write_report
+from thermosphere.runs.report_data import report_data, trusted_peak
 from thermosphere.runs.report_tables import (
     block_table,
     dimension_table,
@@ -101,6 +102,7 @@ def write_study(directory: Path, config: Config, *, progress: bool = False) -> s
         sections=sections,
         summary=_summary(studies, protein, data, config),
         warnings=warnings,
+        data=report_data(studies, protein, config),
     )
     lines = []
     for study in studies:
@@ -216,7 +218,7 @@ def _ladder_section(
         text=[_peak(study) for study in studies],
         warnings=reasons,
         tables=tables_shown,
-        figures=figures,
+        stills=figures,
     )
 
 
@@ -226,13 +228,7 @@ def _relative_figures(
     pictures: _Pictures,
 ) -> list[Figure]:
     """Against T/T*, for models whose T* is beyond doubt; none where there is no such model."""
-    trusted = {
-        name: table
-        for name, table in tables.items()
-        if np.isfinite(table.attrs["peak_temperature"])
-        and bool(table["equilibrated"].any())
-        and not table.attrs["peak_caveat"]
-    }
+    trusted = {name: table for name, table in tables.items() if trusted_peak(table)}
     if not trusted:
         return []
     models = ", ".join(trusted)
@@ -317,12 +313,10 @@ def _model_section(
         )
     )
     stage1, trained = _training(directory / name)
-    figures.append(
-        pictures(
-            f"{name}_training",
-            training_figure(_training_curves(stage1), norm2=float(trained.norm2)),
-            "Stage 1 of training: loss and squared norm (Fig. C1). Circles: the early stop.",
-        )
+    training = pictures(
+        f"{name}_training",
+        training_figure(_training_curves(stage1), norm2=float(trained.norm2)),
+        "Stage 1 of training: loss and squared norm (Fig. C1). Circles: the early stop.",
     )
     tables = [reference_table(study.references), training_table(trained)]
     if study.blocks > 1:
@@ -338,7 +332,8 @@ def _model_section(
             f"{float(trained.norm2):.1f}."
         ],
         tables=tables,
-        figures=figures,
+        stills=figures,
+        figures=[training],
     )
 
 
