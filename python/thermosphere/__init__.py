@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from thermosphere.models.named import named_model
     from thermosphere.models.potential import MaskedLanguagePotential, Potential
     from thermosphere.models.regularised import Regularised
+    from thermosphere.sampling.hmc import HybridMonteCarlo
+    from thermosphere.sampling.hmc_state import HybridMonteCarloState
     from thermosphere.sampling.langevin import Langevin, UnreachableSphereError
     from thermosphere.sampling.options import LangevinOptions
     from thermosphere.sampling.state import LangevinState
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 __version__ = _version("thermosphere")
 
 _HOMES = {
+    "HybridMonteCarlo": "sampling.hmc",
+    "HybridMonteCarloState": "sampling.hmc_state",
     "Langevin": "sampling.langevin",
     "LangevinOptions": "sampling.options",
     "LangevinState": "sampling.state",
@@ -36,6 +40,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "HybridMonteCarlo",
+    "HybridMonteCarloState",
     "Langevin",
     "LangevinOptions",
     "LangevinState",
