@@ -21,6 +21,8 @@ from thermosphere.models.transformer import Transformer
 from thermosphere.ops.minibatch import Minibatch
 from thermosphere.proteins.dataset import MaskedSequences
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 N = 12
 TEMPERATURE = 1.0
 CHAINS = 128
@@ -55,8 +57,8 @@ def z_scores(means: np.ndarray, toy: NoisyQuadratic) -> np.ndarray:
     [
         (3.0, 1.5, torch.float32),
         (MASSES, 0.7, torch.float64),
-        # Most proposals fall, a tenth of the trajectories for want of a root or a way back.
-        (MASSES, 1.0, torch.float64),
+        # Half of the proposals fall, most of them for want of a root or a way back.
+        (MASSES, 0.9, torch.float64),
     ],
 )
 def test_law_on_the_sphere(
@@ -75,7 +77,7 @@ def test_law_on_the_sphere(
     rate = float((state.accepted / state.counted).mean())
     assert rate == pytest.approx(float(sampler.acceptance(state).mean()), abs=0.01)
     broken = float((state.broken / state.counted).double().mean())
-    assert (0.3 < rate < 0.6 and broken > 0.05) if step_size == 1.0 else rate > 0.6
+    assert (0.3 < rate < 0.6 and broken > 0.2) if step_size == 0.9 else rate > 0.6
 
 
 def test_without_the_metric_term_the_law_is_another_one() -> None:

@@ -11,7 +11,9 @@ from toy import NoisyQuadratic, Q, start_weights
 
 from thermosphere.ops.minibatch import Minibatch
 from thermosphere.sampling import rattle
-from thermosphere.sampling.rattle import Point, Surface, Stepped
+from thermosphere.sampling.rattle import Point, Stepped, Surface
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 TEMPERATURE = 1.0
 

@@ -39,7 +39,6 @@ from thermosphere.sampling.rattle import (
     Point,
     Surface,
     effective_potential,
-    evaluate,
     kinetic_energy,
     rattle_step,
     tangent,
@@ -161,8 +160,8 @@ class HybridMonteCarlo:
             rounding = float((losses.abs().double() * 2.0**-24 / self.temperature).max())
             if rounding > ENERGY_ROUNDING_LIMIT:
                 raise ValueError(
-                    f"hmc: U in float32 must be exact to {ENERGY_ROUNDING_LIMIT} T, got {rounding:.2g} "
-                    "T; pass dtype=torch.float64"
+                    f"hmc: U in float32 must be exact to {ENERGY_ROUNDING_LIMIT} T, "
+                    f"got {rounding:.2g} T; pass dtype=torch.float64"
                 )
         first = torch.full_like(self.temperature, self.step_size or 0.0)
         if self.step_size is None:
