@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from thermosphere.sampling.hmc_state import HybridMonteCarloState
     from thermosphere.sampling.langevin import Langevin, UnreachableSphereError
     from thermosphere.sampling.options import LangevinOptions
+    from thermosphere.sampling.sghmc import sghmc
     from thermosphere.sampling.state import LangevinState
 
 __version__ = _version("thermosphere")
@@ -37,6 +38,7 @@ _HOMES = {
     "UnreachableSphereError": "sampling.langevin",
     "as_module": "models.module",
     "named_model": "models.named",
+    "sghmc": "sampling.sghmc",
 }
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "__version__",
     "as_module",
     "named_model",
+    "sghmc",
 ]
 
 
