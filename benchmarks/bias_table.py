@@ -309,6 +309,20 @@ def same_bits_for_any_dt(problem: Problem, settled: LangevinState) -> bool:
     return torch.equal(*ends)
 
 
+def print_precision(problem: Problem, cases: list[Progress]) -> None:
+    """How far accept/reject's U is from float64, where the chains of all cases are now: what is the
+    same everywhere changes no decision, what varies does."""
+    places = torch.cat([progress.state.weights.double() for progress in cases])
+    fused, _ = problem.potential.evaluate(places.float())
+    exact, _ = problem.potential.evaluate(places)
+    error = fused - exact
+    coldest = min(problem.temperatures)
+    print(
+        f"\nU as computed minus float64 at {len(places)} places: mean {float(error.mean()):.1e}, "
+        f"standard deviation {float(error.std()):.1e}, {float(error.std()) / coldest:.1e} T"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path, help="a run's directory, with dataset and references")
@@ -352,6 +366,7 @@ def main() -> None:
     print(f"dt = 1 and dt = 2 make the same bits: {same_bits_for_any_dt(problem, settling.state)}")
     print_table(problem, cases)
     print_ensemble(problem, cases)
+    print_precision(problem, cases)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ Math. 71, 2609 (2018)).
 Precision: positions, momenta, the root and ΔH are float64. U and its gradient are what the
 potential gives for weights rounded to ``dtype``: a function of w alone, so nothing accumulates
 along a trajectory, and the law sampled is exactly exp(-Ũ/T), Ũ the potential as computed. What
-float32 rows cost is therefore |Ũ - U|/T, once: 1e-4 for tf1-small at T = 1e-4
-(tests/test_hmc.py holds the fused loss to it). ``dtype=torch.float64`` takes the float64 path.
+float32 rows cost is therefore what varies of (Ũ - U)/T from place to place, once: below 1e-3 for
+the fused loss at T = 1e-4 (tests/test_hmc.py; benchmarks/bias_table.py prints it for a run).
+``dtype=torch.float64`` takes the float64 path, several times slower.
 """
 
 from __future__ import annotations
