@@ -42,7 +42,7 @@ KIND = "thermosphere bias case"
 TURN_SECONDS = 10.0
 EVERY = 50  # Langevin moves a draw
 STEPS = 30  # leapfrog steps a trajectory
-WARM_UP = 40  # trajectories
+WARM_UP = 25  # trajectories
 BURN_IN = 0.25
 
 
@@ -358,7 +358,7 @@ def main() -> None:
     while time.perf_counter() < end:
         for progress in cases:
             # HMC costs most a draw, and every bias stands on it.
-            progress.advance(TURN_SECONDS * (3 if progress.case.t_ratio is None else 1))
+            progress.advance(TURN_SECONDS * (4 if progress.case.t_ratio is None else 1))
     print(
         f"{o.model}, {o.run}: {o.chains} chains a temperature, {o.threads} thread(s), "
         f"{EVERY * len(settling.losses)} moves of settling"

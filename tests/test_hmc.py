@@ -15,6 +15,7 @@ from toy import SEED, NoisyQuadratic, Q, start_weights
 
 from thermosphere import HybridMonteCarlo, HybridMonteCarloState
 from thermosphere.models.masked_sites import MaskedSites
+from thermosphere.models.module_potential import ModulePotential
 from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.models.regularised import Regularised
 from thermosphere.models.transformer import Transformer
@@ -229,6 +230,31 @@ def test_harmonic_terms_are_float64_beside_a_fused_loss() -> None:
     away = (weights - weights[0]).double()
     expected = inner(weights)[0] + 0.25 * (weights.double() ** 2).sum(1)
     torch.testing.assert_close(losses, expected + 0.125 * (away**2).sum(1), rtol=1e-13, atol=0)
+
+
+def test_any_module_can_be_sampled() -> None:
+    """A float32 module, whose U is float32 too; its law is that of its loss."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(64, 3, generator=generator)
+    y = (x[:, 0] > 0).float()
+    network = torch.nn.Linear(3, 1)
+
+    def loss(network: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (network(x)[:, 0] - y).square()
+
+    potential = ModulePotential(network, loss, x, y)
+    sampler = HybridMonteCarlo(potential, [0.05] * 2, seed=4, steps=5)
+    state = sampler.init(torch.ones(4))
+    sampler.warm_up(state, 40)
+    mean = sampler.run(state, 40)
+    w = state.weights
+    direct = (x.double() @ w[:, :3].T + w[:, 3] - y[:, None]).square().mean(0)
+    torch.testing.assert_close(state.losses, direct, rtol=1e-5, atol=0)
+    assert float(sampler.acceptance(state).min()) > 0.5
+    anywhere = start_weights(100)[:, :4]
+    anywhere *= 2 / anywhere.norm(dim=1, keepdim=True)
+    assert bool((mean < 0.7 * potential(anywhere)[0].mean()).all())
+    assert float(((state.weights**2).sum(1) / 4 - 1).abs().max()) < 1e-14
 
 
 def test_bad_arguments() -> None:
