@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import logging
 import math
+import shlex
 import sys
 import time
 import warnings
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from record import commit, machine
 
 from thermosphere.analysis import convergence
 from thermosphere.analysis.bias import Average, average, bias
@@ -44,6 +46,7 @@ EVERY = 50  # Langevin moves a draw
 STEPS = 30  # leapfrog steps a trajectory
 WARM_UP = 25  # trajectories
 BURN_IN = 0.25
+JUDGED = 30  # independent draws below which no ensemble is judged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,7 +278,9 @@ def print_ensemble(problem: Problem, cases: list[Progress]) -> None:
 
     print("\nphysical_validation, distances in standard errors")
     for progress in cases:
-        if progress.average(0) is None:
+        means = [progress.average(k) for k in range(len(problem.temperatures))]
+        if any(mean is None or mean.effective_draws < JUDGED for mean in means):
+            print(f"{progress.case!s:24} fewer than {JUDGED} independent draws")
             continue
         words = []
         for k, temperature in enumerate(problem.temperatures):
@@ -359,8 +364,11 @@ def main() -> None:
         for progress in cases:
             # HMC costs most a draw, and every bias stands on it.
             progress.advance(TURN_SECONDS * (4 if progress.case.t_ratio is None else 1))
+    words = [o.run.name if word == str(o.run) else word for word in sys.argv[1:]]
+    print(f"# python benchmarks/bias_table.py {shlex.join(words)}; commit {commit()}")
+    print("\n".join(machine()))
     print(
-        f"{o.model}, {o.run}: {o.chains} chains a temperature, {o.threads} thread(s), "
+        f"{o.model}, {o.run.name}: {o.chains} chains a temperature, {o.threads} thread(s), "
         f"{EVERY * len(settling.losses)} moves of settling"
     )
     print(f"dt = 1 and dt = 2 make the same bits: {same_bits_for_any_dt(problem, settling.state)}")
