@@ -43,7 +43,7 @@ from thermosphere.training import References
 KIND = "thermosphere bias case"
 TURN_SECONDS = 10.0
 EVERY = 50  # Langevin moves a draw
-STEPS = 30  # leapfrog steps a trajectory
+STEPS = 20  # leapfrog steps a trajectory
 WARM_UP = 25  # trajectories
 BURN_IN = 0.25
 JUDGED = 30  # independent draws below which no ensemble is judged
@@ -363,7 +363,7 @@ def main() -> None:
     while time.perf_counter() < end:
         for progress in cases:
             # HMC costs most a draw, and every bias stands on it.
-            progress.advance(TURN_SECONDS * (4 if progress.case.t_ratio is None else 1))
+            progress.advance(TURN_SECONDS * (6 if progress.case.t_ratio is None else 1))
     words = [o.run.name if word == str(o.run) else word for word in sys.argv[1:]]
     print(f"# python benchmarks/bias_table.py {shlex.join(words)}; commit {commit()}")
     print("\n".join(machine()))
