@@ -28,7 +28,7 @@ import torch
 from record import commit, machine
 
 from thermosphere.analysis import convergence
-from thermosphere.analysis.bias import Average, average, bias
+from thermosphere.analysis.bias import Average, at_zero_share, average, bias
 from thermosphere.archive import read_archive, write_archive
 from thermosphere.models.named import NAMES, named_model
 from thermosphere.models.potential import MaskedLanguagePotential
@@ -46,6 +46,7 @@ EVERY = 50  # Langevin moves a draw
 STEPS = 20  # leapfrog steps a trajectory
 WARM_UP = 25  # trajectories
 BURN_IN = 0.25
+SMALL = 3e-2  # T_ratios up to which the bias is taken as linear
 JUDGED = 30  # independent draws below which no ensemble is judged
 
 
@@ -232,6 +233,17 @@ def print_table(problem: Problem, cases: list[Progress]) -> None:
                     f" {100 * b.of_temperature:+7.1f}%"
                 )
             print(line, progress.failure)
+        small = [p for p in cases[1:] if p.case.t_ratio is not None and p.case.t_ratio <= SMALL]
+        means = [(p.case.t_ratio, p.average(k)) for p in small]
+        known = [(share, mean) for share, mean in means if mean is not None]
+        if len({share for share, _ in known}) > 2:
+            value, error, chi2 = at_zero_share(
+                np.array([share for share, _ in known]), [mean for _, mean in known]
+            )
+            print(
+                f"{'r -> 0':24} {value:8.4f} {error:8.4f}   a line through r <= {SMALL:g}, "
+                f"χ² {chi2:.1f} a degree of freedom"
+            )
 
 
 def independent(values: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from thermosphere.analysis.bias import Average, average, bias
+from thermosphere.analysis.bias import Average, at_zero_share, average, bias
 
 
 def chains_of(mean: float, seed: int, *, chains: int = 4, draws: int = 800) -> np.ndarray:
@@ -51,6 +51,25 @@ def test_bias_in_its_three_units() -> None:
         pytest.approx(0.05),
         pytest.approx(0.0125),
     )
+
+
+def test_a_line_through_the_shares() -> None:
+    """Against repeated draws of a known line: the intercept's scatter is its error."""
+    shares, errors = np.array([1e-3, 1e-2, 3e-2, 1e-2]), np.array([0.004, 0.002, 0.003, 0.002])
+    random = np.random.default_rng(0)
+    z, chi2 = [], []
+    for _ in range(2000):
+        means = 2.0 + 1.5 * shares + errors * random.standard_normal(4)
+        fit = at_zero_share(
+            shares, [Average(*numbers, 100.0, 1.0) for numbers in zip(means, errors, strict=True)]
+        )
+        z.append((fit[0] - 2.0) / fit[1])
+        chi2.append(fit[2])
+    assert abs(np.mean(z)) < 4 / 2000**0.5
+    assert abs(np.var(z) - 1) < 4 * (2 / 2000) ** 0.5
+    assert abs(np.mean(chi2) - 1) < 4 / 2000**0.5
+    with pytest.raises(ValueError, match=r"3 or more T_ratios, got 2 at \[0.001, 0.01\]"):
+        at_zero_share(shares[:2], [Average(2.0, 0.1, 10.0, 1.0)] * 2)
 
 
 def test_bad_arguments() -> None:

@@ -4,6 +4,7 @@ temperature that it amounts to."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -76,3 +77,28 @@ def bias(
         difference / per_temperature,
         error / per_temperature,
     )
+
+
+def at_zero_share(
+    t_ratios: npt.NDArray[np.float64], averages: Sequence[Average]
+) -> tuple[float, float, float]:
+    """(⟨U⟩ at T_ratio 0, its error, χ² a degree of freedom) of a straight line through ⟨U⟩ (K,)
+    against T_ratio (K,), weighted by the errors.
+
+    Mini-batch noise replaces the share r of white noise parameter by parameter, but its covariance
+    has the directions of single examples' gradients, the stiff ones: their surplus, and with it the
+    bias of ⟨U⟩, is r times a constant as long as it is small. ValueError for fewer than 3 values of
+    T_ratio.
+    """
+    if len(np.unique(t_ratios)) < 3 or len(t_ratios) != len(averages):
+        raise ValueError(
+            "at_zero_share: expected averages at 3 or more T_ratios, "
+            f"got {len(averages)} at {sorted(set(t_ratios.tolist()))}"
+        )
+    errors = np.array([a.error for a in averages])
+    design = np.stack([np.ones_like(t_ratios), t_ratios], 1) / errors[:, None]
+    values = np.array([a.mean for a in averages]) / errors
+    covariance = np.linalg.inv(design.T @ design)
+    line = covariance @ design.T @ values
+    chi2 = float(((values - design @ line) ** 2).sum())
+    return float(line[0]), math.sqrt(covariance[0, 0]), chi2 / (len(averages) - 2)
