@@ -29,6 +29,7 @@ from record import commit, machine
 
 from thermosphere.analysis import convergence
 from thermosphere.analysis.bias import Average, at_zero_share, average, bias
+from thermosphere.analysis.noise_directions import noise_directions
 from thermosphere.archive import read_archive, write_archive
 from thermosphere.models.named import NAMES, named_model
 from thermosphere.models.potential import MaskedLanguagePotential
@@ -36,7 +37,7 @@ from thermosphere.proteins.dataset import DataSet
 from thermosphere.sampling.hmc import HybridMonteCarlo
 from thermosphere.sampling.hmc_state import HybridMonteCarloState
 from thermosphere.sampling.langevin import Langevin, UnreachableSphereError
-from thermosphere.sampling.masses import floored_variance
+from thermosphere.sampling.masses import floored_variance, realised_t_ratio
 from thermosphere.sampling.state import LangevinState
 from thermosphere.training import References
 
@@ -198,6 +199,20 @@ class Progress:
             return None
         return average(values, burn_in=BURN_IN)
 
+    def expected_bias(self, temperature: int) -> float:
+        """N T r̄/2 with the masses and the noise of now (analysis/noise_directions.py)."""
+        state, first = self.state, temperature * self.problem.chains
+        rows = slice(first, first + self.problem.chains)
+        shares = realised_t_ratio(
+            state.noise_variance[rows],
+            state.masses[rows],
+            temperature=state.temperature[rows],
+            dt=1.0,
+            m1=self.case.m1,
+        )
+        parameters = state.weights.shape[1]
+        return parameters * self.problem.temperatures[temperature] * float(shares.mean()) / 2
+
 
 def print_table(problem: Problem, cases: list[Progress]) -> None:
     """⟨U⟩ of every case and its bias against HMC, temperature by temperature."""
@@ -214,6 +229,7 @@ def print_table(problem: Problem, cases: list[Progress]) -> None:
         print(
             f"{'':24} {'⟨U⟩':>8} {'error':>8} {'ESS':>6} {'R̂':>6} {'ESS/s':>6} {'T_kin/T':>8}"
             f" {'bias':>9} {'error':>8} {'of U-U_min':>11} {'ΔT/T':>8}"
+            f" {'NT r̄/2':>8}"
         )
         for progress in cases:
             mean = progress.average(k)
@@ -230,7 +246,7 @@ def print_table(problem: Problem, cases: list[Progress]) -> None:
                 b = bias(mean, exact[k], temperature=temperature, slope=slope, lowest=lowest)
                 line += (
                     f" {b.difference:+9.4f} {b.error:8.4f} {100 * b.of_excess:+10.2f}%"
-                    f" {100 * b.of_temperature:+7.1f}%"
+                    f" {100 * b.of_temperature:+7.1f}% {progress.expected_bias(k):8.4f}"
                 )
             print(line, progress.failure)
         small = [p for p in cases[1:] if p.case.t_ratio is not None and p.case.t_ratio <= SMALL]
@@ -326,6 +342,19 @@ def same_bits_for_any_dt(problem: Problem, settled: LangevinState) -> bool:
     return torch.equal(*ends)
 
 
+def print_noise_directions(problem: Problem, settled: LangevinState) -> None:
+    """Why the bias goes with the share: mini-batch noise is in the stiff directions."""
+    found = noise_directions(
+        problem.potential, settled.weights[:1], settled.masses[:1], problem.temperatures[0]
+    )
+    print(
+        f"\ncurvature along mini-batch noise {found.along_noise:.2e} ± "
+        f"{found.along_noise_error:.0e}, along uncorrelated noise of the same variances "
+        f"{found.along_uncorrelated:.2e} ± {found.along_uncorrelated_error:.0e}; effective rank of "
+        f"40 mini-batches {found.effective_rank:.0f}, of {problem.potential.parameters} parameters"
+    )
+
+
 def print_precision(problem: Problem, cases: list[Progress]) -> None:
     """How far accept/reject's U is from float64, where the chains of all cases are now: what is the
     same everywhere changes no decision, what varies does."""
@@ -386,6 +415,7 @@ def main() -> None:
     print(f"dt = 1 and dt = 2 make the same bits: {same_bits_for_any_dt(problem, settling.state)}")
     print_table(problem, cases)
     print_ensemble(problem, cases)
+    print_noise_directions(problem, settling.state)
     print_precision(problem, cases)
 
 
