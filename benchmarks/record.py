@@ -41,6 +41,22 @@ def commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
+def processor_name() -> tuple[str, str]:
+    cpu = processor()
+    model = cpu.get("model name", platform.machine())
+    return model, f"family {cpu.get('cpu family', '?')} model {cpu.get('model', '?')}"
+
+
+def machine() -> list[str]:
+    """What results were made on and with, as comment lines."""
+    model, identity = processor_name()
+    return [
+        f"# {model} ({identity}), {os.cpu_count()} cores, {_core.isa_chosen()}",
+        f"# {_core.build_info()['compiler']}, {FLAGS}",
+        f"# Python {platform.python_version()}, {package('torch')}, {package('jax')}",
+    ]
+
+
 def main(log: Path) -> Path:
     folder = Path(__file__).parent
     names = sorted(path.stem.removeprefix("bench_") for path in folder.glob("bench_*.py"))
@@ -49,15 +65,8 @@ def main(log: Path) -> Path:
     lines = [line for line in log.read_text().splitlines() if begins.match(line)]
     if not lines:
         raise SystemExit(f"record: {log} holds no results")
-    cpu = processor()
-    model = cpu.get("model name", platform.machine())
-    identity = f"family {cpu.get('cpu family', '?')} model {cpu.get('model', '?')}"
-    header = [
-        f"# make bench; commit {commit()}",
-        f"# {model} ({identity}), {os.cpu_count()} cores, {_core.isa_chosen()}",
-        f"# {_core.build_info()['compiler']}, {FLAGS}",
-        f"# Python {platform.python_version()}, {package('torch')}, {package('jax')}",
-    ]
+    model, identity = processor_name()
+    header = [f"# make bench; commit {commit()}", *machine()]
     slug = re.sub(r"[^a-z0-9]+", "_", f"{model} {identity}".lower()).strip("_")
     path = folder / "results" / f"{slug}_{os.cpu_count()}cores.txt"
     path.write_text("\n".join(header + lines) + "\n")

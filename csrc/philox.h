@@ -16,6 +16,9 @@ enum class Stream : uint32_t {
   minibatch_end = 4,   // the second mini-batch of the paper's scheme
   estimate = 5,        // mini-batches that measure the gradient noise
   decision = 6,        // whether an adaptation resets
+  trajectory = 7,      // momenta of a hybrid Monte Carlo trajectory
+  acceptance = 8,      // whether its end is accepted
+  length = 9,          // how many steps it has
 };
 
 struct Words {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from thermosphere import _core
 
@@ -16,3 +17,12 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     _core.isa_choose(request.param)
     yield request.param
     _core.isa_choose(before)
+
+
+@pytest.fixture
+def one_torch_thread() -> Iterator[None]:
+    """Small tensors, many operations: a second thread of PyTorch only spins."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -304,6 +304,21 @@ def test_masses_by_hand_are_never_adapted() -> None:
     assert float(masses[0]) == 100.0
 
 
+@pytest.mark.parametrize("scheme", ["leapfrog", "paper"])
+def test_the_time_step_is_a_unit_where_masses_follow_the_noise(scheme: str) -> None:
+    """M goes as dt² and Π as dt: T_ratio and m1 say how far a move goes, dt does not."""
+    ends = []
+    for dt in (0.5, 1.0, 4.0):  # powers of two: the same bits
+        sampler = make_sampler(scheme=scheme, dt=dt, adapt_every=20)
+        state = sampler.init(start_weights(3), norm2=Q)
+        sampler.run(state, 100)
+        ends.append(state)
+    for other in ends[1:]:
+        assert torch.equal(other.weights, ends[0].weights)
+    assert torch.equal(8 * ends[0].momenta, ends[2].momenta)
+    assert torch.equal(64 * ends[0].masses, ends[2].masses)
+
+
 def test_the_whole_set_has_no_gradient_noise() -> None:
     sampler = make_sampler(batch=None)
     with pytest.raises(

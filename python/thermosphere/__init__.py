@@ -19,13 +19,18 @@ if TYPE_CHECKING:
     from thermosphere.proteins.enumeration import enumerate_model
     from thermosphere.proteins.potts import PottsModel
     from thermosphere.proteins.tempering import sample_sequences
+    from thermosphere.sampling.hmc import HybridMonteCarlo
+    from thermosphere.sampling.hmc_state import HybridMonteCarloState
     from thermosphere.sampling.langevin import Langevin, UnreachableSphereError
     from thermosphere.sampling.options import LangevinOptions
+    from thermosphere.sampling.sghmc import sghmc
     from thermosphere.sampling.state import LangevinState
 
 __version__ = _version("thermosphere")
 
 _HOMES = {
+    "HybridMonteCarlo": "sampling.hmc",
+    "HybridMonteCarloState": "sampling.hmc_state",
     "Langevin": "sampling.langevin",
     "LangevinOptions": "sampling.options",
     "LangevinState": "sampling.state",
@@ -41,9 +46,12 @@ _HOMES = {
     "named_model": "models.named",
     "read_couplings": "proteins.couplings",
     "sample_sequences": "proteins.tempering",
+    "sghmc": "sampling.sghmc",
 }
 
 __all__ = [
+    "HybridMonteCarlo",
+    "HybridMonteCarloState",
     "Langevin",
     "LangevinOptions",
     "LangevinState",
@@ -60,6 +68,7 @@ __all__ = [
     "named_model",
     "read_couplings",
     "sample_sequences",
+    "sghmc",
 ]
 
 

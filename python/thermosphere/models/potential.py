@@ -103,7 +103,8 @@ class MaskedLanguagePotential:
         weights: torch.Tensor,  # (C, N)
         batch: Minibatch | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(losses (C,), gradient (C, N)) in the dtype of `weights`. ValueError for bad shapes."""
+        """(losses (C,), gradient (C, N)) in the dtype of `weights`, but losses float64 from the
+        fused kernel: sums of float32 rows. ValueError for bad shapes."""
         return self.gradient(weights, batch)
 
     def gradient(
@@ -127,7 +128,7 @@ class MaskedLanguagePotential:
                 workspace=self._workspace,
             )
             assert result.gradient is not None
-            return result.losses.to(weights.dtype), result.gradient
+            return result.losses, result.gradient
         indices, shares = full_or_given(weights, batch, self.examples)
         losses = weights.new_zeros(len(weights))
         gradient = torch.zeros_like(weights)

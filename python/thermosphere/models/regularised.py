@@ -85,10 +85,10 @@ class Regularised:
             )
         losses, gradient = self.potential(weights, batch)
         if self.ridge > 0.0:
-            losses = losses + 0.5 * self.ridge * weights.square().sum(dim=1)
+            losses = losses + 0.5 * self.ridge * weights.to(losses.dtype).square().sum(dim=1)
             gradient = gradient + self.ridge * weights
         if self.tether > 0.0 and self.reference is not None:
             away = weights - self.reference.to(weights)
-            losses = losses + 0.5 * self.tether * away.square().sum(dim=1)
+            losses = losses + 0.5 * self.tether * away.to(losses.dtype).square().sum(dim=1)
             gradient = gradient + self.tether * away
         return losses, gradient

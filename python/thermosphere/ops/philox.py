@@ -26,6 +26,9 @@ class Stream(IntEnum):
     MINIBATCH_END = 4
     ESTIMATE = 5
     DECISION = 6
+    TRAJECTORY = 7
+    ACCEPTANCE = 8
+    LENGTH = 9
 
 
 def check_counter(op: str, seed: int, step: int) -> None:

@@ -29,6 +29,13 @@ from thermosphere.ops.philox import Stream
 from thermosphere.sampling.adaptation import Adaptation
 from thermosphere.sampling.moves import Moves, UnreachableSphereError
 from thermosphere.sampling.options import LangevinOptions
+from thermosphere.sampling.start import (
+    checked_identities,
+    checked_masses,
+    checked_seed,
+    checked_temperature,
+    checked_weights,
+)
 from thermosphere.sampling.state import LangevinState
 
 __all__ = ["Langevin", "UnreachableSphereError"]
@@ -75,17 +82,8 @@ class Langevin:
                 )
         self.options = replace(options or LangevinOptions(), **changes)  # type: ignore[arg-type]
         self.potential = potential
-        self.temperature = torch.atleast_1d(torch.as_tensor(temperature, dtype=torch.float64))
-        if self.temperature.ndim != 1 or not bool(
-            ((self.temperature > 0) & self.temperature.isfinite()).all()
-        ):
-            raise ValueError(
-                "sampler: temperature must be one positive number a chain, got "
-                f"{self.temperature.tolist()}"
-            )
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"sampler: seed must be in [0, 2**64), got {seed}")
-        self.seed = seed
+        self.temperature = checked_temperature(temperature)
+        self.seed = checked_seed(seed)
         self.moves = Moves(potential, self.options, seed, threads)
         self.adaptation = Adaptation(potential, self.options, seed)
 
@@ -107,43 +105,17 @@ class Langevin:
         Chains that start at the same weights share one noise estimate.
         """
         chains, parameters = len(self.temperature), self.potential.parameters
-        weights = torch.as_tensor(weights)
-        if weights.shape not in ((parameters,), (chains, parameters)):
-            raise ValueError(
-                f"init: weights must be ({parameters},) or ({chains}, {parameters}), got "
-                f"{tuple(weights.shape)}"
-            )
-        if not bool(torch.isfinite(weights).all()):
-            raise ValueError("init: weights must be finite, got NaN or infinity")
-        weights = weights.detach().float().expand(chains, parameters).clone()
-        squared = (weights.double() ** 2).sum(1)
-        if (self.options.constrained or norm2 is not None) and not bool((squared > 0).all()):
-            raise ValueError("init: weights on a sphere must not all be zero, got |w|² = 0")
-        if norm2 is not None:
-            if not norm2 > 0:
-                raise ValueError(f"init: norm2 must be > 0, got {norm2}")
-            weights *= (norm2 / squared).sqrt().float()[:, None]
-            squared = torch.full_like(squared, norm2)
-        ids = torch.arange(chains) if chain_ids is None else torch.as_tensor(list(chain_ids))
-        if (
-            ids.shape != (chains,)
-            or ids.unique().numel() != chains
-            or not bool(((ids >= 0) & (ids < 2**32)).all())
-        ):
-            raise ValueError(
-                f"init: chain_ids must be {chains} distinct integers in [0, 2**32), got "
-                f"{ids.tolist()}"
-            )
+        weights, squared = checked_weights(
+            weights,
+            chains,
+            parameters,
+            norm2=norm2,
+            on_sphere=self.options.constrained or norm2 is not None,
+            dtype=torch.float32,
+        )
+        ids = checked_identities(chain_ids, chains)
         if masses is not None:
-            masses = torch.as_tensor(masses, dtype=torch.float32)
-            if masses.shape not in ((), (parameters,), (chains, parameters)):
-                raise ValueError(
-                    f"init: masses must be a number, ({parameters},) or ({chains}, {parameters}), "
-                    f"got {tuple(masses.shape)}"
-                )
-            masses = masses.expand(chains, parameters).clone()
-            if not bool((masses > 0).all()):
-                raise ValueError(f"init: masses must be > 0, got {float(masses.min())}")
+            masses = checked_masses(masses, chains, parameters, torch.float32)
 
         state = LangevinState(
             weights=weights,
@@ -153,7 +125,7 @@ class Langevin:
             temperature=self.temperature.clone(),
             t_ratio=torch.zeros(chains, dtype=torch.float64),
             norm2=squared,
-            chain_ids=ids.to(torch.int64),
+            chain_ids=ids,
             next_adaptation=torch.full(
                 (chains,), self.options.adapt_every or -1, dtype=torch.int64
             ),

@@ -1,0 +1,89 @@
+"""What a sampler is started from, checked once: weights, masses by hand, identities of the
+chains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+
+def checked_temperature(temperature: float | Sequence[float] | torch.Tensor) -> torch.Tensor:
+    """One T a chain, (C,) float64. Raises ValueError where one is not positive and finite."""
+    values = torch.atleast_1d(torch.as_tensor(temperature, dtype=torch.float64))
+    if values.ndim != 1 or not bool(((values > 0) & values.isfinite()).all()):
+        raise ValueError(
+            f"sampler: temperature must be one positive number a chain, got {values.tolist()}"
+        )
+    return values
+
+
+def checked_seed(seed: int) -> int:
+    """The seed. Raises ValueError outside [0, 2**64)."""
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"sampler: seed must be in [0, 2**64), got {seed}")
+    return seed
+
+
+def checked_weights(
+    weights: torch.Tensor,  # (N,) or (C, N)
+    chains: int,
+    parameters: int,
+    *,
+    norm2: float | None,
+    on_sphere: bool,
+    dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A copy of the weights, (C, N) of this dtype, and their Q, (C,) float64; a `norm2` given
+    rescales them to it. Raises ValueError for a wrong shape, numbers that are not finite, or |w|² =
+    0 where it must not be."""
+    weights = torch.as_tensor(weights)
+    if weights.shape not in ((parameters,), (chains, parameters)):
+        raise ValueError(
+            f"init: weights must be ({parameters},) or ({chains}, {parameters}), got "
+            f"{tuple(weights.shape)}"
+        )
+    if not bool(torch.isfinite(weights).all()):
+        raise ValueError("init: weights must be finite, got NaN or infinity")
+    weights = weights.detach().to(dtype).expand(chains, parameters).clone()
+    squared = (weights.double() ** 2).sum(1)
+    if on_sphere and not bool((squared > 0).all()):
+        raise ValueError("init: weights on a sphere must not all be zero, got |w|² = 0")
+    if norm2 is not None:
+        if not norm2 > 0:
+            raise ValueError(f"init: norm2 must be > 0, got {norm2}")
+        weights *= (norm2 / squared).sqrt().to(dtype)[:, None]
+        squared = torch.full_like(squared, norm2)
+    return weights, squared
+
+
+def checked_identities(chain_ids: Sequence[int] | None, chains: int) -> torch.Tensor:
+    """Identities of the chains, (C,) int64, default 0 … C - 1. Raises ValueError where they are not
+    distinct integers in [0, 2**32)."""
+    ids = torch.arange(chains) if chain_ids is None else torch.as_tensor(list(chain_ids))
+    if (
+        ids.shape != (chains,)
+        or ids.unique().numel() != chains
+        or not bool(((ids >= 0) & (ids < 2**32)).all())
+    ):
+        raise ValueError(
+            f"init: chain_ids must be {chains} distinct integers in [0, 2**32), got {ids.tolist()}"
+        )
+    return ids.to(torch.int64)
+
+
+def checked_masses(
+    masses: torch.Tensor | float, chains: int, parameters: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """Masses given by hand, (C, N) of this dtype. Raises ValueError for a wrong shape or where one
+    is not positive and finite."""
+    masses = torch.as_tensor(masses, dtype=dtype)
+    if masses.shape not in ((), (parameters,), (chains, parameters)):
+        raise ValueError(
+            f"init: masses must be a number, ({parameters},) or ({chains}, {parameters}), "
+            f"got {tuple(masses.shape)}"
+        )
+    masses = masses.expand(chains, parameters).clone()
+    if not bool((masses > 0).all()):
+        raise ValueError(f"init: masses must be > 0, got {float(masses.min())}")
+    return masses

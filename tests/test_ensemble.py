@@ -1,0 +1,167 @@
+"""The ensemble as `physical_validation` judges it (Merz, Shirts, PLoS ONE 13, e0202764 (2018)), for
+both Langevin schemes and hybrid Monte Carlo on the toy sphere: kinetic energies are
+gamma-distributed with N - 1 degrees of freedom, and ln[P(U|T2)/P(U|T1)] is linear in U with slope
+1/T1 - 1/T2. Both checks are also shown faults that they must find.
+
+The second check compares two temperatures, so a factor of the density that is the same at both,
+such as sqrt(Σ w²/M), escapes it; test_laws.py and test_hmc.py look at that.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from toy import NoisyQuadratic, Q, start_weights
+
+from thermosphere import HybridMonteCarlo, Langevin
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import physical_validation
+    from physical_validation.data import (
+        EnsembleData,
+        ObservableData,
+        SimulationData,
+        SystemData,
+        UnitData,
+    )
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+N = 12
+COLD, HOT = 1.0, 1.5
+CHAINS = 256  # half of them at each temperature
+DRAWS = 24
+BATCH = 8
+# Distances in standard errors: six numbers here a scheme, one false alarm in 10,000 seeds.
+LIMIT = 4.5
+
+
+class Draws(NamedTuple):
+    """Of all chains at one temperature, far enough apart in moves to count as independent."""
+
+    kinetic: np.ndarray  # (K,)
+    potential: np.ndarray  # (K,)
+
+
+def simulation(draws: Draws, temperature: float, *, freedom: int = N - 1) -> SimulationData:
+    """In units where k_B = 1; N weights are N/3 atoms, the sphere is one constraint."""
+    return SimulationData(
+        units=UnitData(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
+        system=SystemData(
+            natoms=N // 3, nconstraints=N - freedom, ndof_reduction_tra=0, ndof_reduction_rot=0
+        ),
+        ensemble=EnsembleData("NVT", natoms=N // 3, volume=1.0, temperature=temperature),
+        observables=ObservableData(kinetic_energy=draws.kinetic, potential_energy=draws.potential),
+    )
+
+
+def kinetic_distances(data: SimulationData) -> np.ndarray:
+    """Mean and width of the kinetic energies from those expected, (2,)."""
+    return np.abs(
+        physical_validation.kinetic_energy.distribution(
+            data, strict=False, verbosity=0, bootstrap_seed=1, data_is_uncorrelated=True
+        )
+    )
+
+
+def kinetic_p_value(data: SimulationData) -> float:
+    """Kolmogorov-Smirnov against the gamma distribution."""
+    return float(
+        physical_validation.kinetic_energy.distribution(
+            data, strict=True, verbosity=0, data_is_uncorrelated=True
+        )
+    )
+
+
+def ensemble_distance(cold: SimulationData, hot: SimulationData) -> float:
+    """The slope of ln[P(U|T2)/P(U|T1)] from 1/T1 - 1/T2."""
+    (distance,) = physical_validation.ensemble.check(
+        cold, hot, verbosity=0, data_is_uncorrelated=True
+    )
+    return abs(float(distance))
+
+
+def by_temperature(kinetic: list[torch.Tensor], potential: list[np.ndarray]) -> tuple[Draws, Draws]:
+    k, u = torch.stack(kinetic).numpy(), np.stack(potential)
+    half = CHAINS // 2
+    return (
+        Draws(k[:, :half].ravel(), u[:, :half].ravel()),
+        Draws(k[:, half:].ravel(), u[:, half:].ravel()),
+    )
+
+
+TEMPERATURES = torch.tensor([COLD, HOT]).repeat_interleave(CHAINS // 2)
+
+
+def langevin_draws(scheme: str, *, share: float, accounted: bool = True) -> tuple[Draws, Draws]:
+    """share: of the thermal noise that mini-batches supply; accounted False: white noise is not
+    reduced by it."""
+    toy = NoisyQuadratic(N, noise=2.0)
+    dt, m1 = 0.5, 0.3
+    variance = toy.noise_variance(BATCH)
+    masses = variance * dt**2 / (4 * share * COLD * m1**2)
+    sampler = Langevin(
+        toy,
+        TEMPERATURES,
+        seed=5,
+        scheme=scheme,
+        batch=BATCH,
+        dt=dt,
+        m1=m1,
+        metric_correction=True,
+        noise_draws=20,
+        noise_draws_max=20,
+        threads=1,
+    )
+    state = sampler.init(start_weights(CHAINS), masses=masses, norm2=Q)
+    state.noise_variance.copy_(variance if accounted else torch.zeros_like(variance))
+    kinetic, potential = [], []
+    sampler.run(state, 150)
+    for _ in range(DRAWS):
+        sampler.run(state, 30)
+        kinetic.append(sampler.kinetic_temperature(state) * (N - 1) / 2)
+        potential.append(toy.energy(state.weights.double().numpy()))
+    return by_temperature(kinetic, potential)
+
+
+def hmc_draws() -> tuple[Draws, Draws]:
+    toy = NoisyQuadratic(N)
+    sampler = HybridMonteCarlo(
+        toy, TEMPERATURES, seed=6, steps=5, step_size=0.7, dtype=torch.float64
+    )
+    masses = torch.logspace(1.5, 0.0, N)
+    state = sampler.init(start_weights(CHAINS), masses=masses, norm2=Q)
+    kinetic, potential = [], []
+    sampler.run(state, 40)
+    for _ in range(DRAWS):
+        sampler.run(state, 5)
+        kinetic.append(sampler.kinetic_temperature(state) * (N - 1) / 2)
+        potential.append(state.losses.numpy().copy())
+    return by_temperature(kinetic, potential)
+
+
+@pytest.mark.parametrize("sampler", ["leapfrog", "paper", "hmc"])
+def test_ensemble(sampler: str) -> None:
+    cold, hot = hmc_draws() if sampler == "hmc" else langevin_draws(sampler, share=0.015)
+    pair = simulation(cold, COLD), simulation(hot, HOT)
+    for data in pair:
+        assert kinetic_distances(data).max() < LIMIT
+        assert kinetic_p_value(data) > 1e-5
+    assert ensemble_distance(*pair) < LIMIT
+    # The constraint forgotten, and a wrong temperature, are seen.
+    assert kinetic_distances(simulation(cold, COLD, freedom=N)).max() > 8
+    assert kinetic_p_value(simulation(cold, COLD, freedom=N)) < 1e-8
+    assert kinetic_distances(simulation(hot, 1.1 * HOT)).max() > 8
+    assert ensemble_distance(pair[0], simulation(hot, 1.15 * HOT)) > 5
+
+
+def test_mini_batch_noise_that_is_not_accounted_for_is_found() -> None:
+    cold, hot = langevin_draws("leapfrog", share=0.15, accounted=False)
+    pair = simulation(cold, COLD), simulation(hot, HOT)
+    assert kinetic_distances(pair[0]).max() > 8
+    assert kinetic_p_value(pair[0]) < 1e-8
