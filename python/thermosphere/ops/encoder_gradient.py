@@ -228,13 +228,14 @@ def check_network(op: str, shape: EncoderShape, data: EncoderData, weights: torc
         raise ValueError(f"{op}: {obstacle}")
     _check_data(op, shape, data)
     check_tensor(op, "weights", weights, ("C", "N"), torch.float32)
-    if weights.shape[1] != _parameters(shape):
+    if weights.shape[1] != parameters(shape):
         raise ValueError(
-            f"{op}: weights must be (C, {_parameters(shape)}), got {tuple(weights.shape)}"
+            f"{op}: weights must be (C, {parameters(shape)}), got {tuple(weights.shape)}"
         )
 
 
-def _parameters(shape: EncoderShape) -> int:
+def parameters(shape: EncoderShape) -> int:
+    """N, the length of the flat vector."""
     d, m, v = shape.embedding, shape.hidden, shape.tokens
     if shape.network == "feedforward":
         return v * d + 2 * d + 2 * m * d + m + m * m + m + m * d + m + 2 * m + v * m + v

@@ -1,0 +1,558 @@
+"""The attention layer and its norm on a GPU, all chains in one launch (see attention_norm.py; the
+formula is in attention_norm_ref.py). Scores never leave the chip.
+
+A program of the forward and of the row pass owns a few query rows of one sequence and sees all its
+keys, as two tiles (64 + 32 for n = 86): padding to one tile of 128 would cost a third more work and
+spill. The slope of the keys comes from a second pass, a program for a few keys; the slopes of the
+weights are products over all rows of a chain, in groups whose sums are added in a fixed order.
+
+Rows are slots of a chain, as masked_rows_triton.py lists them.
+"""
+
+# mypy: allow-untyped-defs
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from thermosphere.ops.layer_norm_triton import normalised, normalised_slope
+from thermosphere.ops.masked_rows_triton import RowSlots
+
+LENGTH_MAX = 128  # two tiles of keys
+
+# Rows of a program, and its warps; benchmarks/triton_resources.py has the registers. 16 rows fit
+# the 13 masked rows of a typical sequence; twice the rows spill at d = 26.
+FORWARD_ROWS, FORWARD_WARPS = 16, 4
+PASS_ROWS, PASS_WARPS = 16, 8
+COLUMN_ROWS, COLUMN_WARPS = 32, 4
+WEIGHT_ROWS, WEIGHT_WARPS = 16, 4
+
+
+@triton.jit
+def _slots(first, count, batch, chain, sequence):
+    """First slot and number of slots of a sequence."""
+    if first is None:
+        begin = sequence * count
+        own = count
+    else:
+        at = first + chain * (batch + 1) + sequence
+        begin = tl.load(at)
+        own = tl.load(at + 1) - begin
+    return begin, own
+
+
+@triton.jit
+def attention_forward_kernel(
+    x,  # (C, B, n, d)
+    first,  # (C, B + 1) int32, or None
+    source,  # (C, capacity) int32, or None
+    query_key,  # d × d, matrix_stride from chain to chain
+    value_output,  # d × d
+    gain,  # d, vector_stride from chain to chain
+    bias,  # d
+    out,  # (C, capacity, d)
+    queries,  # (C, capacity, d), X_rows Wqkᵀ / √d
+    mixed,  # (C, capacity, d), A X
+    normal,  # (C, capacity, d)
+    log_sum,  # (C, capacity), ln Σ exp of a row of scores
+    inverse_deviation,  # (C, capacity)
+    count,
+    batch,
+    capacity,
+    matrix_stride,
+    vector_stride,
+    scale,
+    n: tl.constexpr,
+    d: tl.constexpr,
+    WITH_STATE: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS1: tl.constexpr,
+    KEYS2: tl.constexpr,
+    WIDE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    chain = tl.program_id(2).to(tl.int64)
+    sequence = tl.program_id(1)
+    begin, own = _slots(first, count, batch, chain, sequence)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    if tl.program_id(0) * ROWS >= own:
+        return
+    real = row < own
+    slot = chain * capacity + begin + row
+    k = tl.arange(0, WIDE)
+    inside = (k < d)[None, :]
+    x += (chain * batch + sequence) * n * d
+    if source is None:
+        position = row
+    else:
+        position = tl.load(source + slot, mask=real, other=0) - sequence * n
+
+    rows = tl.load(x + position[:, None] * d + k[None, :], mask=real[:, None] & inside, other=0.0)
+    square = inside & (k < d)[:, None]
+    transposed = k[None, :] * d + k[:, None]
+    weight = tl.load(query_key + chain * matrix_stride + transposed, mask=square, other=0.0)
+    query = tl.dot(rows, weight, input_precision=PRECISION) * scale
+
+    j = tl.arange(0, KEYS1)
+    x1 = tl.load(x + j[:, None] * d + k[None, :], mask=(j < n)[:, None] & inside, other=0.0)
+    scores1 = tl.dot(query, tl.trans(x1), input_precision=PRECISION)
+    scores1 = tl.where((j < n)[None, :], scores1, float("-inf"))
+    largest = tl.max(scores1, axis=1)
+    if KEYS2 > 0:
+        j2 = KEYS1 + tl.arange(0, KEYS2)
+        x2 = tl.load(x + j2[:, None] * d + k[None, :], mask=(j2 < n)[:, None] & inside, other=0.0)
+        scores2 = tl.dot(query, tl.trans(x2), input_precision=PRECISION)
+        scores2 = tl.where((j2 < n)[None, :], scores2, float("-inf"))
+        largest = tl.maximum(largest, tl.max(scores2, axis=1))
+    powers1 = tl.exp(scores1 - largest[:, None])
+    total = tl.sum(powers1, axis=1)
+    mix = tl.dot(powers1, x1, input_precision=PRECISION)
+    if KEYS2 > 0:
+        powers2 = tl.exp(scores2 - largest[:, None])
+        total += tl.sum(powers2, axis=1)
+        mix = tl.dot(powers2, x2, mix, input_precision=PRECISION)
+    mix = mix / total[:, None]
+
+    weight = tl.load(value_output + chain * matrix_stride + transposed, mask=square, other=0.0)
+    summed = tl.dot(mix, weight, rows, input_precision=PRECISION)
+    unit, inverse = normalised(summed, inside, d)
+    g = tl.load(gain + chain * vector_stride + k, mask=k < d, other=0.0)
+    b = tl.load(bias + chain * vector_stride + k, mask=k < d, other=0.0)
+    at = slot[:, None] * d + k[None, :]
+    owned = real[:, None] & inside
+    tl.store(out + at, unit * g[None, :] + b[None, :], mask=owned)
+    if WITH_STATE:
+        tl.store(queries + at, query, mask=owned)
+        tl.store(mixed + at, mix, mask=owned)
+        tl.store(normal + at, unit, mask=owned)
+        tl.store(log_sum + slot, largest + tl.log(total), mask=real)
+        tl.store(inverse_deviation + slot, inverse, mask=real)
+
+
+@triton.jit
+def attention_row_pass_kernel(
+    x,  # (C, B, n, d)
+    first,
+    source,
+    query_key,
+    value_output,
+    gain,
+    queries,  # what forward kept
+    mixed,
+    normal,
+    log_sum,
+    inverse_deviation,
+    out_slope,  # (C, PARTS, capacity, d); with several parts their sum is left in the first
+    residual_slope,  # (C, capacity, d), slope of the norm's argument
+    mixed_slope,  # (C, capacity, d)
+    query_slope,  # (C, capacity, d), by the scaled queries
+    row_slope,  # (C, capacity, d), of X_rows through residual and queries
+    delta,  # (C, capacity), Σ_j A_ij dA_ij
+    count,
+    batch,
+    capacity,
+    matrix_stride,
+    vector_stride,
+    scale,
+    n: tl.constexpr,
+    d: tl.constexpr,
+    PARTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS1: tl.constexpr,
+    KEYS2: tl.constexpr,
+    WIDE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    chain = tl.program_id(2).to(tl.int64)
+    sequence = tl.program_id(1)
+    begin, own = _slots(first, count, batch, chain, sequence)
+    if tl.program_id(0) * ROWS >= own:
+        return
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    real = row < own
+    slot = chain * capacity + begin + row
+    k = tl.arange(0, WIDE)
+    inside = (k < d)[None, :]
+    owned = real[:, None] & inside
+    at = slot[:, None] * d + k[None, :]
+    square = inside & (k < d)[:, None]
+    straight = k[:, None] * d + k[None, :]
+    x += (chain * batch + sequence) * n * d
+
+    part = chain * capacity * PARTS + begin + row
+    slope_at = part[:, None] * d + k[None, :]
+    slope = tl.load(out_slope + slope_at, mask=owned, other=0.0)
+    for p in tl.static_range(1, PARTS):
+        slope += tl.load(out_slope + slope_at + p * capacity * d, mask=owned, other=0.0)
+    if PARTS > 1:
+        tl.store(out_slope + slope_at, slope, mask=owned)
+    g = tl.load(gain + chain * vector_stride + k, mask=k < d, other=0.0)
+    unit = tl.load(normal + at, mask=owned, other=0.0)
+    inverse = tl.load(inverse_deviation + slot, mask=real, other=0.0)
+    residual = normalised_slope(slope * g[None, :], unit, inverse, inside, d)
+    tl.store(residual_slope + at, residual, mask=owned)
+
+    weight = tl.load(value_output + chain * matrix_stride + straight, mask=square, other=0.0)
+    mix_slope = tl.dot(residual, weight, input_precision=PRECISION)
+    tl.store(mixed_slope + at, mix_slope, mask=owned)
+    mix = tl.load(mixed + at, mask=owned, other=0.0)
+    along = tl.sum(mix_slope * mix, axis=1)
+    tl.store(delta + slot, along, mask=real)
+
+    query = tl.load(queries + at, mask=owned, other=0.0)
+    logs = tl.load(log_sum + slot, mask=real, other=0.0)
+    j = tl.arange(0, KEYS1)
+    x1 = tl.load(x + j[:, None] * d + k[None, :], mask=(j < n)[:, None] & inside, other=0.0)
+    scores1 = tl.dot(query, tl.trans(x1), input_precision=PRECISION)
+    attention1 = tl.where((j < n)[None, :], tl.exp(scores1 - logs[:, None]), 0.0)
+    slope1 = tl.dot(mix_slope, tl.trans(x1), input_precision=PRECISION)
+    inner = tl.dot(attention1 * (slope1 - along[:, None]), x1, input_precision=PRECISION)
+    if KEYS2 > 0:
+        j2 = KEYS1 + tl.arange(0, KEYS2)
+        x2 = tl.load(x + j2[:, None] * d + k[None, :], mask=(j2 < n)[:, None] & inside, other=0.0)
+        scores2 = tl.dot(query, tl.trans(x2), input_precision=PRECISION)
+        attention2 = tl.where((j2 < n)[None, :], tl.exp(scores2 - logs[:, None]), 0.0)
+        slope2 = tl.dot(mix_slope, tl.trans(x2), input_precision=PRECISION)
+        inner = tl.dot(attention2 * (slope2 - along[:, None]), x2, inner, input_precision=PRECISION)
+    tl.store(query_slope + at, inner, mask=owned)
+    weight = tl.load(query_key + chain * matrix_stride + straight, mask=square, other=0.0)
+    rows_slope = tl.dot(inner * scale, weight, residual, input_precision=PRECISION)
+    tl.store(row_slope + at, rows_slope, mask=owned)
+
+
+@triton.jit
+def attention_column_pass_kernel(
+    x,  # (C, B, n, d)
+    first,
+    source,
+    queries,
+    log_sum,
+    mixed_slope,
+    row_slope,
+    delta,
+    x_slope,  # (C, B, n, d)
+    count,
+    batch,
+    capacity,
+    n: tl.constexpr,
+    d: tl.constexpr,
+    CHUNKS: tl.constexpr,  # of ROWS rows, covering the longest sequence
+    KEYS: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    chain = tl.program_id(2).to(tl.int64)
+    sequence = tl.program_id(1)
+    begin, own = _slots(first, count, batch, chain, sequence)
+    j = tl.program_id(0) * KEYS + tl.arange(0, KEYS)
+    k = tl.arange(0, WIDE)
+    inside = (k < d)[None, :]
+    key_at = ((chain * batch + sequence) * n + j)[:, None] * d + k[None, :]
+    keyed = (j < n)[:, None] & inside
+    keys = tl.load(x + key_at, mask=keyed, other=0.0)
+    total = tl.zeros((KEYS, WIDE), tl.float32)
+    for chunk in range(CHUNKS):
+        if chunk * ROWS < own:
+            row = chunk * ROWS + tl.arange(0, ROWS)
+            real = row < own
+            slot = chain * capacity + begin + row
+            at = slot[:, None] * d + k[None, :]
+            owned = real[:, None] & inside
+            query = tl.load(queries + at, mask=owned, other=0.0)
+            logs = tl.load(log_sum + slot, mask=real, other=0.0)
+            scores = tl.dot(keys, tl.trans(query), input_precision=PRECISION)
+            attention = tl.where(real[None, :], tl.exp(scores - logs[None, :]), 0.0)
+            mix_slope = tl.load(mixed_slope + at, mask=owned, other=0.0)
+            slope = tl.dot(keys, tl.trans(mix_slope), input_precision=PRECISION)
+            along = tl.load(delta + slot, mask=real, other=0.0)
+            total = tl.dot(attention, mix_slope, total, input_precision=PRECISION)
+            slope = attention * (slope - along[None, :])
+            total = tl.dot(slope, query, total, input_precision=PRECISION)
+            if source is not None:
+                # The rows' own slopes, to the keys they are: a product with zeros and ones, since
+                # several rows may be the same key.
+                position = tl.load(source + slot, mask=real, other=-1) - sequence * n
+                same = ((j[:, None] == position[None, :]) & real[None, :]).to(tl.float32)
+                own_slope = tl.load(row_slope + at, mask=owned, other=0.0)
+                total = tl.dot(same, own_slope, total, input_precision=PRECISION)
+    if source is None:
+        slot = chain * capacity + begin + j
+        total += tl.load(row_slope + slot[:, None] * d + k[None, :], mask=keyed, other=0.0)
+    tl.store(x_slope + key_at, total, mask=keyed)
+
+
+@triton.jit
+def attention_weight_pass_kernel(
+    x,  # (C, B, n, d)
+    first,
+    source,
+    mixed,
+    normal,
+    out_slope,  # (C, PARTS, capacity, d), the sum in the first part
+    residual_slope,
+    query_slope,
+    partial,  # (C, G, stride): sums over the rows of a group, at the four offsets
+    count,
+    batch,
+    capacity,
+    partial_stride,
+    query_key_at,
+    value_output_at,
+    gain_at,
+    bias_at,
+    scale,
+    n: tl.constexpr,
+    d: tl.constexpr,
+    PARTS: tl.constexpr,
+    CHUNKS: tl.constexpr,  # of ROWS rows in a group
+    ROWS: tl.constexpr,
+    WIDE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    chain = tl.program_id(1).to(tl.int64)
+    group = tl.program_id(0)
+    total = batch * count
+    if first is not None:
+        total = tl.load(first + chain * (batch + 1) + batch)
+    k = tl.arange(0, WIDE)
+    inside = (k < d)[None, :]
+    x += chain * batch * n * d
+    query_key_slope = tl.zeros((WIDE, WIDE), tl.float32)
+    value_output_slope = tl.zeros((WIDE, WIDE), tl.float32)
+    gain_slope = tl.zeros((WIDE,), tl.float32)
+    bias_slope = tl.zeros((WIDE,), tl.float32)
+    for chunk in range(CHUNKS):
+        start = (group * CHUNKS + chunk) * ROWS
+        if start < total:
+            row = start + tl.arange(0, ROWS)
+            real = row < total
+            owned = real[:, None] & inside
+            at = (chain * capacity + row)[:, None] * d + k[None, :]
+            place = row
+            if source is not None:
+                place = tl.load(source + chain * capacity + row, mask=real, other=0)
+            rows = tl.load(x + place[:, None] * d + k[None, :], mask=owned, other=0.0)
+            inner = tl.load(query_slope + at, mask=owned, other=0.0)
+            query_key_slope = tl.dot(
+                tl.trans(inner), rows, query_key_slope, input_precision=PRECISION
+            )
+            mix = tl.load(mixed + at, mask=owned, other=0.0)
+            residual = tl.load(residual_slope + at, mask=owned, other=0.0)
+            value_output_slope = tl.dot(
+                tl.trans(residual), mix, value_output_slope, input_precision=PRECISION
+            )
+            slope_at = (chain * capacity * PARTS + row)[:, None] * d + k[None, :]
+            slope = tl.load(out_slope + slope_at, mask=owned, other=0.0)
+            unit = tl.load(normal + at, mask=owned, other=0.0)
+            gain_slope += tl.sum(slope * unit, axis=0)
+            bias_slope += tl.sum(slope, axis=0)
+    partial += (chain * tl.num_programs(0) + group) * partial_stride
+    square = (k < d)[:, None] & inside
+    at = k[:, None] * d + k[None, :]
+    tl.store(partial + query_key_at + at, query_key_slope * scale, mask=square)
+    tl.store(partial + value_output_at + at, value_output_slope, mask=square)
+    tl.store(partial + gain_at + k, gain_slope, mask=k < d)
+    tl.store(partial + bias_at + k, bias_slope, mask=k < d)
+
+
+class AttentionNormWeights(NamedTuple):
+    """Views of a flat vector, or tensors of their own: the stride from chain to chain is free."""
+
+    query_key: torch.Tensor  # (C, d, d)
+    value_output: torch.Tensor  # (C, d, d)
+    gain: torch.Tensor  # (C, d)
+    bias: torch.Tensor  # (C, d)
+
+
+class AttentionNormState(NamedTuple):
+    """What backward reads of forward; R slots a chain."""
+
+    queries: torch.Tensor  # (C, R, d), X_rows Wqkᵀ / √d
+    mixed: torch.Tensor  # (C, R, d), A X
+    normal: torch.Tensor  # (C, R, d), the norm before gain and bias
+    log_sum: torch.Tensor  # (C, R), ln Σ exp of a row of scores
+    inverse_deviation: torch.Tensor  # (C, R), 1/σ of the norm
+
+
+class AttentionNormSlopes(NamedTuple):
+    """Slopes by row slot, on the way through backward."""
+
+    residual: torch.Tensor  # (C, R, d), by the norm's argument
+    mixed: torch.Tensor  # (C, R, d)
+    query: torch.Tensor  # (C, R, d), by the scaled queries
+    row: torch.Tensor  # (C, R, d), by X_rows, through residual and queries
+    delta: torch.Tensor  # (C, R), Σ_j A_ij dA_ij
+
+
+def key_tiles(n: int) -> tuple[int, int]:
+    """Powers of two that hold n keys in one tile or two: (64, 32) for 86."""
+    whole = max(16, triton.next_power_of_2(n))
+    for second in (16, 32):
+        if whole // 2 >= second and whole // 2 + second >= n and whole > 2 * second:
+            return whole // 2, second
+    return whole, 0
+
+
+def tile_width(d: int) -> int:
+    """Columns of a tile: the power of two that holds d, at least the 16 of a matrix product."""
+    return max(16, triton.next_power_of_2(d))
+
+
+def state_like(x: torch.Tensor, capacity: int) -> AttentionNormState:
+    chains, d = x.shape[0], x.shape[3]
+    queries, mixed, normal = (x.new_empty(chains, capacity, d) for _ in range(3))
+    log_sum, inverse_deviation = (x.new_empty(chains, capacity) for _ in range(2))
+    return AttentionNormState(queries, mixed, normal, log_sum, inverse_deviation)
+
+
+def slopes_like(x: torch.Tensor, capacity: int) -> AttentionNormSlopes:
+    chains, d = x.shape[0], x.shape[3]
+    residual, mixed, query, row = (x.new_empty(chains, capacity, d) for _ in range(4))
+    return AttentionNormSlopes(residual, mixed, query, row, x.new_empty(chains, capacity))
+
+
+def launch_forward(
+    x: torch.Tensor,
+    rows: RowSlots,
+    weights: AttentionNormWeights,
+    out: torch.Tensor,
+    state: AttentionNormState | None,
+    precision: str,
+) -> None:
+    """out (C, R, d) and state from x (C, B, n, d)."""
+    chains, batch, n, d = x.shape
+    keys1, keys2 = key_tiles(n)
+    attention_forward_kernel[(triton.cdiv(rows.most, FORWARD_ROWS), batch, chains)](
+        x,
+        rows.first,
+        rows.source,
+        *weights,
+        out,
+        *(state or (None,) * 5),
+        rows.most,
+        batch,
+        rows.capacity,
+        weights.query_key.stride(0),
+        weights.gain.stride(0),
+        1.0 / math.sqrt(d),
+        n=n,
+        d=d,
+        WITH_STATE=state is not None,
+        ROWS=FORWARD_ROWS,
+        KEYS1=keys1,
+        KEYS2=keys2,
+        WIDE=tile_width(d),
+        PRECISION=precision,
+        num_warps=FORWARD_WARPS,
+        enable_fp_fusion=True,
+    )
+
+
+def weight_groups(capacity: int, chunks: int) -> int:
+    """Groups of `chunks` · WEIGHT_ROWS rows that cover a chain's slots."""
+    return triton.cdiv(capacity, chunks * WEIGHT_ROWS)
+
+
+def launch_backward(
+    out_slope: torch.Tensor,
+    x: torch.Tensor,
+    rows: RowSlots,
+    weights: AttentionNormWeights,
+    state: AttentionNormState,
+    slopes: AttentionNormSlopes,
+    x_slope: torch.Tensor,
+    partial: torch.Tensor,
+    offsets: Sequence[int],
+    chunks: int,
+    precision: str,
+) -> None:
+    """x_slope (C, B, n, d), and the slopes of the weights summed over the rows of each group, at
+    `offsets` of partial (C, G, ·) (query_key, value_output, gain, bias), G = weight_groups.
+
+    out_slope: (C, P, R, d), whose sum over P is the slope of the result; left in the first part.
+    """
+    chains, batch, n, d = x.shape
+    parts = out_slope.shape[1]
+    keys1, keys2 = key_tiles(n)
+    wide, scale = tile_width(d), 1.0 / math.sqrt(d)
+    keys = 32 if wide == 16 else 16  # the other number spills, a few bytes
+    attention_row_pass_kernel[(triton.cdiv(rows.most, PASS_ROWS), batch, chains)](
+        x,
+        rows.first,
+        rows.source,
+        *weights[:3],
+        *state,
+        out_slope,
+        *slopes,
+        rows.most,
+        batch,
+        rows.capacity,
+        weights.query_key.stride(0),
+        weights.gain.stride(0),
+        scale,
+        n=n,
+        d=d,
+        PARTS=parts,
+        ROWS=PASS_ROWS,
+        KEYS1=keys1,
+        KEYS2=keys2,
+        WIDE=wide,
+        PRECISION=precision,
+        num_warps=PASS_WARPS,
+        enable_fp_fusion=True,
+    )
+    attention_column_pass_kernel[(triton.cdiv(n, keys), batch, chains)](
+        x,
+        rows.first,
+        rows.source,
+        state.queries,
+        state.log_sum,
+        slopes.mixed,
+        slopes.row,
+        slopes.delta,
+        x_slope,
+        rows.most,
+        batch,
+        rows.capacity,
+        n=n,
+        d=d,
+        CHUNKS=triton.cdiv(rows.most, COLUMN_ROWS),
+        KEYS=keys,
+        ROWS=COLUMN_ROWS,
+        WIDE=wide,
+        PRECISION=precision,
+        num_warps=COLUMN_WARPS,
+        enable_fp_fusion=True,
+    )
+    attention_weight_pass_kernel[(partial.shape[1], chains)](
+        x,
+        rows.first,
+        rows.source,
+        state.mixed,
+        state.normal,
+        out_slope,
+        slopes.residual,
+        slopes.query,
+        partial,
+        rows.most,
+        batch,
+        rows.capacity,
+        partial.stride(1),
+        *offsets,
+        scale,
+        n=n,
+        d=d,
+        PARTS=parts,
+        CHUNKS=chunks,
+        ROWS=WEIGHT_ROWS,
+        WIDE=wide,
+        PRECISION=precision,
+        num_warps=WEIGHT_WARPS,
+        enable_fp_fusion=True,
+    )
