@@ -2,9 +2,10 @@
 formula is in attention_norm_ref.py). Scores never leave the chip.
 
 A program of the forward and of the row pass owns a few query rows of one sequence and sees all its
-keys, as two tiles (64 + 32 for n = 86): padding to one tile of 128 would cost a third more work and
-spill. The slope of the keys comes from a second pass, a program for a few keys; the slopes of the
-weights are products over all rows of a chain, in groups whose sums are added in a fixed order.
+keys, 32 at a time (96 for n = 86, where one tile would be 128 and spill), unrolled: a loop would
+hoist operands into registers. The slope of the keys comes from a second pass, a program for a few
+keys; the slopes of the weights are products over all rows of a chain, in groups whose sums are
+added in a fixed order.
 
 Rows are slots of a chain, as masked_rows_triton.py lists them.
 """
@@ -23,14 +24,14 @@ import triton.language as tl
 from thermosphere.ops.layer_norm_triton import normalised, normalised_slope
 from thermosphere.ops.masked_rows_triton import RowSlots
 
-LENGTH_MAX = 128  # two tiles of keys
-
-# Rows of a program, and its warps; benchmarks/triton_resources.py has the registers. 16 rows fit
-# the 13 masked rows of a typical sequence; twice the rows spill at d = 26.
-FORWARD_ROWS, FORWARD_WARPS = 16, 4
-PASS_ROWS, PASS_WARPS = 16, 8
-COLUMN_ROWS, COLUMN_WARPS = 32, 4
-WEIGHT_ROWS, WEIGHT_WARPS = 16, 4
+# Rows of a program, and its warps by the width of its tiles. 16 rows fit the 13 masked rows of a
+# typical sequence; twice the rows spill at d = 26. More warps than a tile has 16 x 8 pieces across
+# its longer side would repeat each other's products (benchmarks/triton_resources.py counts both).
+FORWARD_ROWS, FORWARD_KEYS, FORWARD_WARPS = 16, 32, {16: 1, 32: 4, 64: 4, 128: 8}
+PASS_ROWS, PASS_KEYS, PASS_WARPS = 16, 32, {16: 1, 32: 4, 64: 4, 128: 8}
+COLUMN_KEYS, COLUMN_ROWS, COLUMN_WARPS = 16, 32, {16: 1, 32: 4, 64: 4, 128: 8}
+WEIGHT_ROWS = {16: 32, 32: 32, 64: 16, 128: 16}
+WEIGHT_WARPS = {16: 1, 32: 2, 64: 4, 128: 8}
 
 
 @triton.jit
@@ -71,8 +72,8 @@ def attention_forward_kernel(
     d: tl.constexpr,
     WITH_STATE: tl.constexpr,
     ROWS: tl.constexpr,
-    KEYS1: tl.constexpr,
-    KEYS2: tl.constexpr,
+    TILES: tl.constexpr,  # of KEYS keys
+    KEYS: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -98,24 +99,25 @@ def attention_forward_kernel(
     weight = tl.load(query_key + chain * matrix_stride + transposed, mask=square, other=0.0)
     query = tl.dot(rows, weight, input_precision=PRECISION) * scale
 
-    j = tl.arange(0, KEYS1)
-    x1 = tl.load(x + j[:, None] * d + k[None, :], mask=(j < n)[:, None] & inside, other=0.0)
-    scores1 = tl.dot(query, tl.trans(x1), input_precision=PRECISION)
-    scores1 = tl.where((j < n)[None, :], scores1, float("-inf"))
-    largest = tl.max(scores1, axis=1)
-    if KEYS2 > 0:
-        j2 = KEYS1 + tl.arange(0, KEYS2)
-        x2 = tl.load(x + j2[:, None] * d + k[None, :], mask=(j2 < n)[:, None] & inside, other=0.0)
-        scores2 = tl.dot(query, tl.trans(x2), input_precision=PRECISION)
-        scores2 = tl.where((j2 < n)[None, :], scores2, float("-inf"))
-        largest = tl.maximum(largest, tl.max(scores2, axis=1))
-    powers1 = tl.exp(scores1 - largest[:, None])
-    total = tl.sum(powers1, axis=1)
-    mix = tl.dot(powers1, x1, input_precision=PRECISION)
-    if KEYS2 > 0:
-        powers2 = tl.exp(scores2 - largest[:, None])
-        total += tl.sum(powers2, axis=1)
-        mix = tl.dot(powers2, x2, mix, input_precision=PRECISION)
+    largest = tl.full((ROWS,), float("-inf"), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    mix = tl.zeros((ROWS, WIDE), tl.float32)
+    across = (k < d)[:, None]
+    for tile in tl.static_range(TILES):
+        j = tile * KEYS + tl.arange(0, KEYS)
+        keys = x + j[None, :] * d + k[:, None]
+        keys = tl.load(keys, mask=(j < n)[None, :] & across, other=0.0)
+        scores = tl.dot(query, keys, input_precision=PRECISION)
+        scores = tl.where((j < n)[None, :], scores, float("-inf"))
+        higher = tl.maximum(largest, tl.max(scores, axis=1))
+        powers = tl.exp(scores - higher[:, None])
+        fall = tl.exp(largest - higher)
+        total = total * fall + tl.sum(powers, axis=1)
+        # loaded again, from the cache, in the layout of the other operand
+        keys = x + j[:, None] * d + k[None, :]
+        keys = tl.load(keys, mask=(j < n)[:, None] & inside, other=0.0)
+        mix = tl.dot(powers, keys, mix * fall[:, None], input_precision=PRECISION)
+        largest = higher
     mix = mix / total[:, None]
 
     weight = tl.load(value_output + chain * matrix_stride + transposed, mask=square, other=0.0)
@@ -151,7 +153,7 @@ def attention_row_pass_kernel(
     residual_slope,  # (C, capacity, d), slope of the norm's argument
     mixed_slope,  # (C, capacity, d)
     query_slope,  # (C, capacity, d), by the scaled queries
-    row_slope,  # (C, capacity, d), of X_rows through residual and queries
+    row_slope,  # (C, capacity, d), of X_rows through the queries
     delta,  # (C, capacity), Σ_j A_ij dA_ij
     count,
     batch,
@@ -163,8 +165,8 @@ def attention_row_pass_kernel(
     d: tl.constexpr,
     PARTS: tl.constexpr,
     ROWS: tl.constexpr,
-    KEYS1: tl.constexpr,
-    KEYS2: tl.constexpr,
+    TILES: tl.constexpr,  # of KEYS keys
+    KEYS: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -206,22 +208,22 @@ def attention_row_pass_kernel(
 
     query = tl.load(queries + at, mask=owned, other=0.0)
     logs = tl.load(log_sum + slot, mask=real, other=0.0)
-    j = tl.arange(0, KEYS1)
-    x1 = tl.load(x + j[:, None] * d + k[None, :], mask=(j < n)[:, None] & inside, other=0.0)
-    scores1 = tl.dot(query, tl.trans(x1), input_precision=PRECISION)
-    attention1 = tl.where((j < n)[None, :], tl.exp(scores1 - logs[:, None]), 0.0)
-    slope1 = tl.dot(mix_slope, tl.trans(x1), input_precision=PRECISION)
-    inner = tl.dot(attention1 * (slope1 - along[:, None]), x1, input_precision=PRECISION)
-    if KEYS2 > 0:
-        j2 = KEYS1 + tl.arange(0, KEYS2)
-        x2 = tl.load(x + j2[:, None] * d + k[None, :], mask=(j2 < n)[:, None] & inside, other=0.0)
-        scores2 = tl.dot(query, tl.trans(x2), input_precision=PRECISION)
-        attention2 = tl.where((j2 < n)[None, :], tl.exp(scores2 - logs[:, None]), 0.0)
-        slope2 = tl.dot(mix_slope, tl.trans(x2), input_precision=PRECISION)
-        inner = tl.dot(attention2 * (slope2 - along[:, None]), x2, inner, input_precision=PRECISION)
+    inner = tl.zeros((ROWS, WIDE), tl.float32)
+    across = (k < d)[:, None]
+    for tile in tl.static_range(TILES):
+        j = tile * KEYS + tl.arange(0, KEYS)
+        keys = x + j[None, :] * d + k[:, None]
+        keys = tl.load(keys, mask=(j < n)[None, :] & across, other=0.0)
+        scores = tl.dot(query, keys, input_precision=PRECISION)
+        attention = tl.where((j < n)[None, :], tl.exp(scores - logs[:, None]), 0.0)
+        attention_slope = tl.dot(mix_slope, keys, input_precision=PRECISION)
+        attention_slope = attention * (attention_slope - along[:, None])
+        keys = x + j[:, None] * d + k[None, :]
+        keys = tl.load(keys, mask=(j < n)[:, None] & inside, other=0.0)
+        inner = tl.dot(attention_slope, keys, inner, input_precision=PRECISION)
     tl.store(query_slope + at, inner, mask=owned)
     weight = tl.load(query_key + chain * matrix_stride + straight, mask=square, other=0.0)
-    rows_slope = tl.dot(inner * scale, weight, residual, input_precision=PRECISION)
+    rows_slope = tl.dot(inner * scale, weight, input_precision=PRECISION)
     tl.store(row_slope + at, rows_slope, mask=owned)
 
 
@@ -232,6 +234,7 @@ def attention_column_pass_kernel(
     source,
     queries,
     log_sum,
+    residual_slope,
     mixed_slope,
     row_slope,
     delta,
@@ -280,10 +283,12 @@ def attention_column_pass_kernel(
                 position = tl.load(source + slot, mask=real, other=-1) - sequence * n
                 same = ((j[:, None] == position[None, :]) & real[None, :]).to(tl.float32)
                 own_slope = tl.load(row_slope + at, mask=owned, other=0.0)
+                own_slope += tl.load(residual_slope + at, mask=owned, other=0.0)
                 total = tl.dot(same, own_slope, total, input_precision=PRECISION)
     if source is None:
-        slot = chain * capacity + begin + j
-        total += tl.load(row_slope + slot[:, None] * d + k[None, :], mask=keyed, other=0.0)
+        at = (chain * capacity + begin + j)[:, None] * d + k[None, :]
+        total += tl.load(row_slope + at, mask=keyed, other=0.0)
+        total += tl.load(residual_slope + at, mask=keyed, other=0.0)
     tl.store(x_slope + key_at, total, mask=keyed)
 
 
@@ -386,17 +391,8 @@ class AttentionNormSlopes(NamedTuple):
     residual: torch.Tensor  # (C, R, d), by the norm's argument
     mixed: torch.Tensor  # (C, R, d)
     query: torch.Tensor  # (C, R, d), by the scaled queries
-    row: torch.Tensor  # (C, R, d), by X_rows, through residual and queries
+    row: torch.Tensor  # (C, R, d), by X_rows through the queries alone
     delta: torch.Tensor  # (C, R), Σ_j A_ij dA_ij
-
-
-def key_tiles(n: int) -> tuple[int, int]:
-    """Powers of two that hold n keys in one tile or two: (64, 32) for 86."""
-    whole = max(16, triton.next_power_of_2(n))
-    for second in (16, 32):
-        if whole // 2 >= second and whole // 2 + second >= n and whole > 2 * second:
-            return whole // 2, second
-    return whole, 0
 
 
 def tile_width(d: int) -> int:
@@ -427,7 +423,6 @@ def launch_forward(
 ) -> None:
     """out (C, R, d) and state from x (C, B, n, d)."""
     chains, batch, n, d = x.shape
-    keys1, keys2 = key_tiles(n)
     attention_forward_kernel[(triton.cdiv(rows.most, FORWARD_ROWS), batch, chains)](
         x,
         rows.first,
@@ -445,18 +440,13 @@ def launch_forward(
         d=d,
         WITH_STATE=state is not None,
         ROWS=FORWARD_ROWS,
-        KEYS1=keys1,
-        KEYS2=keys2,
+        TILES=triton.cdiv(n, FORWARD_KEYS),
+        KEYS=FORWARD_KEYS,
         WIDE=tile_width(d),
         PRECISION=precision,
-        num_warps=FORWARD_WARPS,
+        num_warps=FORWARD_WARPS[tile_width(d)],
         enable_fp_fusion=True,
     )
-
-
-def weight_groups(capacity: int, chunks: int) -> int:
-    """Groups of `chunks` · WEIGHT_ROWS rows that cover a chain's slots."""
-    return triton.cdiv(capacity, chunks * WEIGHT_ROWS)
 
 
 def launch_backward(
@@ -469,19 +459,18 @@ def launch_backward(
     x_slope: torch.Tensor,
     partial: torch.Tensor,
     offsets: Sequence[int],
-    chunks: int,
+    group: int,
     precision: str,
 ) -> None:
     """x_slope (C, B, n, d), and the slopes of the weights summed over the rows of each group, at
-    `offsets` of partial (C, G, ·) (query_key, value_output, gain, bias), G = weight_groups.
+    `offsets` of partial (C, G, ·) (query_key, value_output, gain, bias): G groups of `group` rows,
+    a multiple of 64, cover the R slots.
 
     out_slope: (C, P, R, d), whose sum over P is the slope of the result; left in the first part.
     """
     chains, batch, n, d = x.shape
     parts = out_slope.shape[1]
-    keys1, keys2 = key_tiles(n)
     wide, scale = tile_width(d), 1.0 / math.sqrt(d)
-    keys = 32 if wide == 16 else 16  # the other number spills, a few bytes
     attention_row_pass_kernel[(triton.cdiv(rows.most, PASS_ROWS), batch, chains)](
         x,
         rows.first,
@@ -500,19 +489,20 @@ def launch_backward(
         d=d,
         PARTS=parts,
         ROWS=PASS_ROWS,
-        KEYS1=keys1,
-        KEYS2=keys2,
+        TILES=triton.cdiv(n, PASS_KEYS),
+        KEYS=PASS_KEYS,
         WIDE=wide,
         PRECISION=precision,
-        num_warps=PASS_WARPS,
+        num_warps=PASS_WARPS[wide],
         enable_fp_fusion=True,
     )
-    attention_column_pass_kernel[(triton.cdiv(n, keys), batch, chains)](
+    attention_column_pass_kernel[(triton.cdiv(n, COLUMN_KEYS), batch, chains)](
         x,
         rows.first,
         rows.source,
         state.queries,
         state.log_sum,
+        slopes.residual,
         slopes.mixed,
         slopes.row,
         slopes.delta,
@@ -523,11 +513,11 @@ def launch_backward(
         n=n,
         d=d,
         CHUNKS=triton.cdiv(rows.most, COLUMN_ROWS),
-        KEYS=keys,
+        KEYS=COLUMN_KEYS,
         ROWS=COLUMN_ROWS,
         WIDE=wide,
         PRECISION=precision,
-        num_warps=COLUMN_WARPS,
+        num_warps=COLUMN_WARPS[wide],
         enable_fp_fusion=True,
     )
     attention_weight_pass_kernel[(partial.shape[1], chains)](
@@ -549,10 +539,10 @@ def launch_backward(
         n=n,
         d=d,
         PARTS=parts,
-        CHUNKS=chunks,
-        ROWS=WEIGHT_ROWS,
+        CHUNKS=group // WEIGHT_ROWS[wide],
+        ROWS=WEIGHT_ROWS[wide],
         WIDE=wide,
         PRECISION=precision,
-        num_warps=WEIGHT_WARPS,
+        num_warps=WEIGHT_WARPS[wide],
         enable_fp_fusion=True,
     )

@@ -14,7 +14,7 @@ import triton.language as tl
 
 from thermosphere.ops.attention_norm_triton import tile_width
 
-ROWS, WARPS = 32, 4
+ROWS, WARPS = 32, {16: 2, 32: 2, 64: 4, 128: 8}  # by the width of a tile
 
 
 @triton.jit
@@ -107,7 +107,7 @@ def launch_embed(
         d=d,
         ROWS=ROWS,
         WIDE=tile_width(d),
-        num_warps=WARPS,
+        num_warps=WARPS[tile_width(d)],
         enable_fp_fusion=True,
     )
 
@@ -119,11 +119,12 @@ def launch_slope(
     vocabulary: int,
     partial: torch.Tensor,
     at: int,
-    chunks: int,
+    group: int,
     precision: str,
 ) -> None:
     """Slope of the embedding summed over the rows of each group, at offset `at` of partial
-    (C, G, ·): G groups of `chunks` · ROWS rows cover the B · n of x_slope (C, B, n, d)."""
+    (C, G, ·): G groups of `group` rows, a multiple of 64, cover the B · n of x_slope
+    (C, B, n, d)."""
     chains, batch, n, d = x_slope.shape
     embedding_slope_kernel[(partial.shape[1], chains)](
         tokens,
@@ -136,12 +137,12 @@ def launch_slope(
         vocabulary=vocabulary,
         n=n,
         d=d,
-        CHUNKS=chunks,
+        CHUNKS=group // ROWS,
         ROWS=ROWS,
         TOKENS=tile_width(vocabulary),
         WIDE=tile_width(d),
         PRECISION=precision,
-        num_warps=WARPS,
+        num_warps=WARPS[tile_width(d)],
         num_stages=1,
         enable_fp_fusion=True,
     )

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import torch
 
-from thermosphere.ops.attention_norm_triton import LENGTH_MAX
 from thermosphere.ops.encoder_gradient import EncoderData, EncoderShape, parameters
+from thermosphere.ops.feedforward_triton import FeedforwardTriton
 from thermosphere.ops.masked_rows_triton import MaskedRows, list_masked_rows
 from thermosphere.ops.partial_sums_triton import sum_partials
 from thermosphere.ops.transformer_triton import TransformerTriton
@@ -27,13 +27,6 @@ class EncoderTritonResult(NamedTuple):
     losses: torch.Tensor  # (C,) float64
     errors: torch.Tensor  # (C,) float64, weighted share of masked sites predicted wrong
     gradient: torch.Tensor | None  # (C, N) float32
-
-
-def triton_obstacle(shape: EncoderShape) -> str | None:
-    """Why these kernels do not cover this shape, as one phrase; None where they do."""
-    if shape.length > LENGTH_MAX:
-        return f"length must be in [1, {LENGTH_MAX}] on a GPU, got {shape.length}"
-    return shape.obstacle()
 
 
 class EncoderGradientTriton:
@@ -55,7 +48,7 @@ class EncoderGradientTriton:
         with_gradient: bool = True,
     ) -> None:
         op = "encoder_gradient_triton"
-        obstacle = triton_obstacle(shape)
+        obstacle = shape.obstacle()
         if obstacle is not None:
             raise ValueError(f"{op}: {obstacle}")
         if precision not in PRECISIONS:
@@ -75,8 +68,8 @@ class EncoderGradientTriton:
         )
         weight = torch.empty(chains, capacity, device=device)
         self._masked = MaskedRows(first, source, target, weight)
-        network = TransformerTriton
-        self._network = network(
+        network = FeedforwardTriton if shape.network == "feedforward" else TransformerTriton
+        self._network: FeedforwardTriton | TransformerTriton = network(
             shape,
             data,
             self._masked,

@@ -21,9 +21,12 @@ import triton.language as tl
 from thermosphere.ops.attention_norm_triton import tile_width
 from thermosphere.ops.layer_norm_triton import normalised, normalised_slope
 
-# Rows and hidden units of a tile, and warps; more of either spill (benchmarks/triton_resources.py).
-FORWARD_ROWS, FORWARD_HIDDEN, FORWARD_WARPS = 32, 64, 4
-BACKWARD_ROWS, BACKWARD_HIDDEN, BACKWARD_WARPS = 16, 64, 8
+# Rows of a tile, and hidden units and warps by the width of the others: more units spill, more
+# warps repeat products (benchmarks/triton_resources.py).
+FORWARD_ROWS, FORWARD_HIDDEN = 32, {16: 32, 32: 32, 64: 64, 128: 64}
+FORWARD_WARPS = {16: 2, 32: 2, 64: 4, 128: 8}
+BACKWARD_ROWS, BACKWARD_HIDDEN = 16, {16: 16, 32: 32, 64: 64, 128: 64}
+BACKWARD_WARPS = {16: 1, 32: 4, 64: 8, 128: 8}
 
 
 @triton.jit
@@ -235,9 +238,9 @@ def state_like(y: torch.Tensor) -> FeedforwardNormState:
     return FeedforwardNormState(torch.empty_like(y), y.new_empty(y.shape[:2]))
 
 
-def slope_parts(m: int) -> int:
+def slope_parts(d: int, m: int) -> int:
     """Parts in which backward leaves the slope of Y."""
-    return triton.cdiv(m, BACKWARD_HIDDEN)
+    return triton.cdiv(m, BACKWARD_HIDDEN[tile_width(d)])
 
 
 def launch_forward(
@@ -276,10 +279,10 @@ def launch_forward(
         m=m,
         WITH_STATE=state is not None,
         ROWS=FORWARD_ROWS,
-        HIDDEN=FORWARD_HIDDEN,
+        HIDDEN=FORWARD_HIDDEN[tile_width(d)],
         WIDE=tile_width(d),
         PRECISION=precision,
-        num_warps=FORWARD_WARPS,
+        num_warps=FORWARD_WARPS[tile_width(d)],
         num_stages=1,
         enable_fp_fusion=True,
     )
@@ -296,15 +299,15 @@ def launch_backward(
     y_slope: torch.Tensor,
     partial: torch.Tensor,
     offsets: Sequence[int],
-    chunks: int,
+    group: int,
     precision: str,
 ) -> None:
-    """The slope of y in slope_parts(m) parts, y_slope (C, P, R, d), and the slopes of the weights
+    """The slope of y in slope_parts parts, y_slope (C, P, R, d), and the slopes of the weights
     summed over the rows of each group, at `offsets` (in the order of the weights) of partial
-    (C, G, ·): G groups of `chunks` · BACKWARD_ROWS rows cover the R slots."""
+    (C, G, ·): G groups of `group` rows, a multiple of 64, cover the R slots."""
     chains, capacity, d = y.shape
     m = weights.weight1.shape[1]
-    feedforward_backward_kernel[(slope_parts(m), partial.shape[1], chains)](
+    feedforward_backward_kernel[(slope_parts(d, m), partial.shape[1], chains)](
         out_slope,
         y,
         total,
@@ -328,12 +331,12 @@ def launch_backward(
         n=code.shape[0],
         d=d,
         m=m,
-        CHUNKS=chunks,
+        CHUNKS=group // BACKWARD_ROWS,
         ROWS=BACKWARD_ROWS,
-        HIDDEN=BACKWARD_HIDDEN,
+        HIDDEN=BACKWARD_HIDDEN[tile_width(d)],
         WIDE=tile_width(d),
         PRECISION=precision,
-        num_warps=BACKWARD_WARPS,
+        num_warps=BACKWARD_WARPS[tile_width(d)],
         num_stages=1,
         enable_fp_fusion=True,
     )

@@ -17,7 +17,7 @@ import triton.language as tl
 
 from thermosphere.ops.attention_norm_triton import tile_width
 
-ROWS, WARPS = 32, 4
+ROWS, WARPS = 16, {16: 1, 32: 1, 64: 4, 128: 4}  # by the width of a tile
 
 
 @triton.jit
@@ -57,14 +57,14 @@ def masked_cross_entropy_kernel(
     inside = (k < d)[None, :]
     known = v < tokens
     both = known[:, None] & inside
-    weights = output + chain * output_stride + v[:, None] * d + k[None, :]
-    weights = tl.load(weights, mask=both, other=0.0)  # (V, d)
+    both_turned = known[None, :] & (k < d)[:, None]
+    output += chain * output_stride
     shift = tl.load(output_bias + chain * bias_stride + v, mask=known, other=0.0)
     loss = tl.zeros((ROWS,), tl.float64)
     error = tl.zeros((ROWS,), tl.float64)
     output_slope = tl.zeros((TOKENS, WIDE), tl.float32)
     bias_slope = tl.zeros((TOKENS,), tl.float32)
-    for chunk in range(CHUNKS):
+    for chunk in tl.range(0, CHUNKS, disable_licm=True):
         start = (group * CHUNKS + chunk) * ROWS
         if start < own:
             row = start + tl.arange(0, ROWS)
@@ -74,7 +74,8 @@ def masked_cross_entropy_kernel(
             rows = tl.load(x + at, mask=real[:, None] & inside, other=0.0)
             truth = tl.load(target + slot, mask=real, other=0)
             share = tl.load(weight + slot, mask=real, other=0.0)
-            logits = tl.dot(rows, tl.trans(weights), input_precision=PRECISION) + shift[None, :]
+            table = tl.load(output + v[None, :] * d + k[:, None], mask=both_turned, other=0.0)
+            logits = tl.dot(rows, table, input_precision=PRECISION) + shift[None, :]
             logits = tl.where(known[None, :], logits, float("-inf"))
             largest = tl.max(logits, axis=1)
             powers = tl.exp(logits - largest[:, None])
@@ -88,7 +89,8 @@ def masked_cross_entropy_kernel(
             if WITH_SLOPES:
                 slope = powers / powers_sum[:, None] - right.to(tl.float32)
                 slope = tl.where(real[:, None], slope * share[:, None], 0.0)
-                back = tl.dot(slope, weights, input_precision=PRECISION)
+                table = tl.load(output + v[:, None] * d + k[None, :], mask=both, other=0.0)
+                back = tl.dot(slope, table, input_precision=PRECISION)
                 tl.store(x_slope + at, back, mask=real[:, None] & inside)
                 output_slope = tl.dot(
                     tl.trans(slope), rows, output_slope, input_precision=PRECISION
@@ -123,13 +125,14 @@ def launch(
     output_bias: torch.Tensor,
     sums: torch.Tensor,
     slopes: MaskedCrossEntropySlopes | None,
-    chunks: int,
+    group: int,
     precision: str,
 ) -> None:
     """Loss and error of each group, sums (C, G, 2) float64, and slopes.
 
-    x: (C, R, d); target, weight: (C, R); total: (C,) int32, rows of each chain, any stride; output (C, V, d), output_bias (C, V), any
-    stride from chain to chain. G groups of `chunks` · ROWS rows cover the R slots.
+    x: (C, R, d); target, weight: (C, R); total: (C,) int32, rows of each chain, any stride; output:
+    (C, V, d), output_bias: (C, V), any stride from chain to chain. G groups of `group` rows,
+    a multiple of 64, cover the R slots.
     """
     chains, capacity, d = x.shape
     tokens = output.shape[1]
@@ -154,12 +157,12 @@ def launch(
         d=d,
         tokens=tokens,
         WITH_SLOPES=slopes is not None,
-        CHUNKS=chunks,
+        CHUNKS=group // ROWS,
         ROWS=ROWS,
         TOKENS=tile_width(tokens),
         WIDE=tile_width(d),
         PRECISION=precision,
-        num_warps=WARPS,
+        num_warps=WARPS[tile_width(d)],
         num_stages=1,
         enable_fp_fusion=True,
     )

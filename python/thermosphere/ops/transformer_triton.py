@@ -105,7 +105,7 @@ class TransformerTriton:
         largest = max(block.rows.capacity for block in self._blocks)
         self._out_slope = x.new_empty(chains, capacity, d)
         self._x_slope = x.new_empty(chains, batch, n, d)
-        self._y_slope = x.new_empty(chains * feedforward.slope_parts(m) * largest * d)
+        self._y_slope = x.new_empty(chains * feedforward.slope_parts(d, m) * largest * d)
         self._row_slopes = attention.slopes_like(x, largest)
 
     def launch(
@@ -145,7 +145,7 @@ class TransformerTriton:
             output_bias,
             sums,
             slopes,
-            self._group[last.rows.capacity] // cross_entropy.ROWS,
+            self._group[last.rows.capacity],
             self._precision,
         )
         if gradient is None:
@@ -162,7 +162,7 @@ class TransformerTriton:
             self._vocabulary,
             self._sums.partials[0],
             0,
-            self._group[slope.shape[1]] // embedding.ROWS,
+            self._group[slope.shape[1]],
             self._precision,
         )
         self._sums.launch(gradient)
@@ -211,7 +211,7 @@ class TransformerTriton:
         assert block.feedforward_state is not None
         begin = self.tensors.extent(block.attention_tensors)[0]
         chains, capacity, d = block.y.shape
-        parts = feedforward.slope_parts(self._code_hidden.shape[1])
+        parts = feedforward.slope_parts(d, self._code_hidden.shape[1])
         y_slope = self._y_slope[: chains * parts * capacity * d].view(chains, parts, capacity, d)
         group = self._group[capacity]
         feedforward.launch_backward(
@@ -225,7 +225,7 @@ class TransformerTriton:
             y_slope,
             partial,
             self.tensors.offsets(block.feedforward_tensors, begin),
-            group // feedforward.BACKWARD_ROWS,
+            group,
             self._precision,
         )
         attention.launch_backward(
@@ -238,6 +238,6 @@ class TransformerTriton:
             self._x_slope,
             partial,
             self.tensors.offsets(block.attention_tensors, begin),
-            group // attention.WEIGHT_ROWS,
+            group,
             self._precision,
         )
