@@ -22,7 +22,8 @@ import triton
 import triton.language as tl
 
 from thermosphere.ops.layer_norm_triton import normalised, normalised_slope
-from thermosphere.ops.masked_rows_triton import RowSlots
+from thermosphere.ops.masked_rows_triton import RowSlots, row_slots
+from thermosphere.ops.partial_sums_triton import rows_per_group, summed_parts
 
 # Rows of a program, and its warps by the width of its tiles. 16 rows fit the 13 masked rows of a
 # typical sequence; twice the rows spill at d = 26. More warps than a tile has 16 x 8 pieces across
@@ -546,3 +547,64 @@ def launch_backward(
         num_warps=WEIGHT_WARPS[wide],
         enable_fp_fusion=True,
     )
+
+
+def layer_forward(
+    x: torch.Tensor,
+    query_key: torch.Tensor,
+    value_output: torch.Tensor,
+    gain: torch.Tensor,
+    bias: torch.Tensor,
+    rows: torch.Tensor | None,
+    *,
+    with_state: bool,
+    precision: str,
+) -> tuple[torch.Tensor, AttentionNormState | None]:
+    """The layer alone: Y (C, B, r, d) of the arguments of attention_norm.py, contiguous."""
+    chains, batch, n, d = x.shape
+    slots = row_slots(rows, chains, batch, n)
+    out = x.new_empty(chains, slots.capacity, d)
+    state = state_like(x, slots.capacity) if with_state else None
+    weights = AttentionNormWeights(query_key, value_output, gain, bias)
+    if out.numel() > 0:
+        launch_forward(x, slots, weights, out, state, precision)
+    return out.view(chains, batch, slots.most, d), state
+
+
+def layer_backward(
+    out_slope: torch.Tensor,
+    state: Sequence[torch.Tensor],
+    x: torch.Tensor,
+    query_key: torch.Tensor,
+    value_output: torch.Tensor,
+    gain: torch.Tensor,
+    bias: torch.Tensor,
+    rows: torch.Tensor | None,
+    *,
+    precision: str,
+) -> tuple[torch.Tensor, ...]:
+    """Slopes of x, query_key, value_output, gain and bias from that of Y (C, B, r, d)."""
+    chains, batch, n, d = x.shape
+    slots = row_slots(rows, chains, batch, n)
+    inputs = (x, query_key, value_output, gain, bias)
+    if out_slope.numel() == 0:
+        return tuple(torch.zeros_like(tensor) for tensor in inputs)
+    weights = AttentionNormWeights(query_key, value_output, gain, bias)
+    sizes = [d * d, d * d, d, d]
+    group = rows_per_group(slots.capacity, chains)
+    partial = x.new_empty(chains, triton.cdiv(slots.capacity, group), sum(sizes))
+    x_slope = torch.empty_like(x)
+    launch_backward(
+        out_slope.view(chains, 1, slots.capacity, d),
+        x,
+        slots,
+        weights,
+        AttentionNormState(*state),
+        slopes_like(x, slots.capacity),
+        x_slope,
+        partial,
+        [0, d * d, 2 * d * d, 2 * d * d + d],
+        group,
+        precision,
+    )
+    return x_slope, *summed_parts(partial, inputs[1:])

@@ -226,7 +226,7 @@ def check_network(op: str, shape: EncoderShape, data: EncoderData, weights: torc
     obstacle = shape.obstacle()
     if obstacle is not None:
         raise ValueError(f"{op}: {obstacle}")
-    _check_data(op, shape, data)
+    check_data(op, shape, data)
     check_tensor(op, "weights", weights, ("C", "N"), torch.float32)
     if weights.shape[1] != parameters(shape):
         raise ValueError(
@@ -246,7 +246,8 @@ def _padded(code: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(code.float(), (0, -code.shape[1] % 16)).contiguous()
 
 
-def _check_data(op: str, shape: EncoderShape, data: EncoderData) -> None:
+def check_data(op: str, shape: EncoderShape, data: EncoderData) -> None:
+    """ValueError unless the set, on the CPU, is of that shape."""
     n = shape.length
     check_tensor(op, "data.tokens", data.tokens, ("S", n), torch.uint8)
     check_tensor(op, "data.first", data.first, (len(data.tokens) + 1,), torch.int64)

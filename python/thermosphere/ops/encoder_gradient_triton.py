@@ -12,13 +12,12 @@ from typing import NamedTuple
 
 import torch
 
-from thermosphere.ops.encoder_gradient import EncoderData, EncoderShape, parameters
+from thermosphere.ops.arguments import check_precision, check_tensor
+from thermosphere.ops.encoder_gradient import EncoderData, EncoderShape, check_data, parameters
 from thermosphere.ops.feedforward_triton import FeedforwardTriton
 from thermosphere.ops.masked_rows_triton import MaskedRows, list_masked_rows
 from thermosphere.ops.partial_sums_triton import sum_partials
 from thermosphere.ops.transformer_triton import TransformerTriton
-
-PRECISIONS = ("tf32x3", "tf32")  # float32 from three products of tf32, or one product
 
 
 class EncoderTritonResult(NamedTuple):
@@ -39,7 +38,7 @@ class EncoderGradientTriton:
     def __init__(
         self,
         shape: EncoderShape,
-        data: EncoderData,  # on any device, copied to `device` where it is not there
+        data: EncoderData,  # on the CPU, copied to `device`
         *,
         chains: int,
         batch: int,
@@ -51,10 +50,8 @@ class EncoderGradientTriton:
         obstacle = shape.obstacle()
         if obstacle is not None:
             raise ValueError(f"{op}: {obstacle}")
-        if precision not in PRECISIONS:
-            raise ValueError(
-                f"{op}: precision must be one of {', '.join(PRECISIONS)}, got {precision!r}"
-            )
+        check_data(op, shape, data)
+        check_precision(op, precision)
         for name, size in (("chains", chains), ("batch", batch)):
             if size < 1:
                 raise ValueError(f"{op}: {name} must be >= 1, got {size}")
@@ -97,23 +94,14 @@ class EncoderGradientTriton:
         device.
         """
         chains, batch = self._masked.first.shape[0], self._masked.first.shape[1] - 1
-        device = self._masked.first.device
+        device = self._masked.first.device.type
         size = parameters(self._shape)
         for name, tensor, expected, dtype in (
             ("weights", weights, (chains, size), torch.float32),
             ("indices", indices, (chains, batch), torch.int64),
             ("shares", shares, (chains, batch), torch.float32),
         ):
-            if tensor.shape != expected or tensor.dtype != dtype or tensor.device != device:
-                raise ValueError(
-                    f"encoder_gradient_triton: {name} must be {expected} {dtype} on {device}, "
-                    f"got {tuple(tensor.shape)} {tensor.dtype} on {tensor.device}"
-                )
-            if not tensor.is_contiguous():
-                raise ValueError(
-                    f"encoder_gradient_triton: {name} must be contiguous, "
-                    f"got strides {tensor.stride()}"
-                )
+            check_tensor("encoder_gradient_triton", name, tensor, expected, dtype, device)
         list_masked_rows(
             indices,
             shares,

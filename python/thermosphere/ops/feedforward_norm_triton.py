@@ -20,6 +20,7 @@ import triton.language as tl
 
 from thermosphere.ops.attention_norm_triton import tile_width
 from thermosphere.ops.layer_norm_triton import normalised, normalised_slope
+from thermosphere.ops.partial_sums_triton import rows_per_group, summed_parts
 
 # Rows of a tile, and hidden units and warps by the width of the others: more units spill, more
 # warps repeat products (benchmarks/triton_resources.py).
@@ -340,3 +341,70 @@ def launch_backward(
         num_stages=1,
         enable_fp_fusion=True,
     )
+
+
+def layer_forward(
+    y: torch.Tensor,
+    weight1: torch.Tensor,
+    hidden_bias: torch.Tensor,
+    weight2: torch.Tensor,
+    out_bias: torch.Tensor,
+    gain: torch.Tensor,
+    bias: torch.Tensor,
+    code: torch.Tensor,
+    rows: torch.Tensor | None,
+    *,
+    with_state: bool,
+    precision: str,
+) -> tuple[torch.Tensor, FeedforwardNormState | None]:
+    """The layer alone: Z (C, B, r, d) of the arguments of feedforward_norm.py, contiguous."""
+    slots = y.flatten(1, 2)
+    out = torch.empty_like(slots)
+    state = state_like(slots) if with_state else None
+    weights = FeedforwardNormWeights(weight1, hidden_bias, weight2, out_bias, gain, bias)
+    source = None if rows is None else rows.to(torch.int32)
+    if out.numel() > 0:
+        launch_forward(slots, None, source, weights, code, out, state, precision)
+    return out.view(y.shape), state
+
+
+def layer_backward(
+    out_slope: torch.Tensor,
+    state: Sequence[torch.Tensor],
+    y: torch.Tensor,
+    weight1: torch.Tensor,
+    hidden_bias: torch.Tensor,
+    weight2: torch.Tensor,
+    out_bias: torch.Tensor,
+    gain: torch.Tensor,
+    bias: torch.Tensor,
+    code: torch.Tensor,
+    rows: torch.Tensor | None,
+    *,
+    precision: str,
+) -> tuple[torch.Tensor, ...]:
+    """Slopes of y, weight1, hidden_bias, weight2, out_bias, gain and bias from that of Z."""
+    weights = FeedforwardNormWeights(weight1, hidden_bias, weight2, out_bias, gain, bias)
+    if y.numel() == 0:
+        return tuple(torch.zeros_like(tensor) for tensor in (y, *weights))
+    slots = y.flatten(1, 2)
+    chains, capacity, d = slots.shape
+    sizes = [tensor[0].numel() for tensor in weights]
+    group = rows_per_group(capacity, chains)
+    partial = y.new_empty(chains, triton.cdiv(capacity, group), sum(sizes))
+    y_slope = y.new_empty(chains, slope_parts(d, code.shape[1]), capacity, d)
+    launch_backward(
+        out_slope.view(slots.shape),
+        slots,
+        None,
+        None if rows is None else rows.to(torch.int32),
+        weights,
+        code,
+        FeedforwardNormState(*state),
+        y_slope,
+        partial,
+        [sum(sizes[:i]) for i in range(len(sizes))],
+        group,
+        precision,
+    )
+    return y_slope.sum(1).view(y.shape), *summed_parts(partial, weights)

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 
 from thermosphere.ops.attention_norm_triton import tile_width
+from thermosphere.ops.partial_sums_triton import rows_per_group, sum_partials, summed_parts
 
 ROWS, WARPS = 16, {16: 1, 32: 1, 64: 4, 128: 4}  # by the width of a tile
 
@@ -166,3 +167,33 @@ def launch(
         num_stages=1,
         enable_fp_fusion=True,
     )
+
+
+def layer(
+    x: torch.Tensor,
+    output: torch.Tensor,
+    output_bias: torch.Tensor,
+    targets: torch.Tensor,
+    weights: torch.Tensor,
+    *,
+    with_slopes: bool,
+    precision: str,
+) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...] | None]:
+    """Losses and errors (C,) of the arguments of masked_cross_entropy.py, contiguous, and the
+    slopes of x, output and output_bias by each chain's own loss."""
+    chains, capacity = x.shape[:2]
+    group = rows_per_group(capacity, chains)
+    groups = max(1, triton.cdiv(capacity, group))
+    sums = x.new_empty(chains, groups, 2, dtype=torch.float64)
+    slopes = None
+    if with_slopes:
+        size = output[0].numel() + output_bias.shape[1]
+        partial = x.new_empty(chains, groups, size)
+        slopes = MaskedCrossEntropySlopes(torch.empty_like(x), partial, 0, output[0].numel())
+    launch(x, None, targets, weights, output, output_bias, sums, slopes, group, precision)
+    totals = sums.new_empty(chains, 2)
+    sum_partials(sums, totals)
+    losses, errors = totals[:, 0].clone(), totals[:, 1].clone()
+    if slopes is None:
+        return losses, errors, None
+    return losses, errors, (slopes.x, *summed_parts(slopes.partial, (output, output_bias)))

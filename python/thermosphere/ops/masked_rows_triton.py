@@ -26,6 +26,15 @@ class RowSlots(NamedTuple):
     capacity: int  # slots of a chain
 
 
+def row_slots(rows: torch.Tensor | None, chains: int, batch: int, n: int) -> RowSlots:
+    """Rows (C, B, r) int64, positions in [0, n), as many of every sequence; None: all."""
+    if rows is None:
+        return RowSlots(None, None, n, batch * n)
+    first = torch.arange(0, batch * n, n, device=rows.device)
+    source = (rows + first[:, None]).to(torch.int32).view(chains, -1)
+    return RowSlots(None, source, rows.shape[2], source.shape[1])
+
+
 class MaskedRows(NamedTuple):
     """The masked rows of a batch, and the loss after them."""
 

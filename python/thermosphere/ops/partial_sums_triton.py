@@ -3,6 +3,7 @@
 # mypy: allow-untyped-defs
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -111,3 +112,13 @@ def sum_partials(partial: torch.Tensor, out: torch.Tensor) -> None:
     chains, groups, size = partial.shape
     grid = (triton.cdiv(size, BLOCK), chains)
     sum_partials_kernel[grid](partial, out, size, out.stride(0), GROUPS=groups, BLOCK=BLOCK)
+
+
+def summed_parts(partial: torch.Tensor, like: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """Σ_g partial (C, G, size), cut into tensors of the shapes of `like`, each (C, ...)."""
+    chains, _, size = partial.shape
+    total = partial.new_empty(chains, size)
+    sum_partials(partial, total)
+    parts = total.split([tensor[0].numel() for tensor in like], dim=1)
+    # copies: results of an operator must not share memory
+    return tuple(part.clone().view(one.shape) for part, one in zip(parts, like, strict=True))
