@@ -29,9 +29,10 @@ from thermosphere.ops.partial_sums_triton import rows_per_group, summed_parts
 # typical sequence; twice the rows spill at d = 26. More warps than a tile has 16 x 8 pieces across
 # its longer side would repeat each other's products (benchmarks/triton_resources.py counts both).
 FORWARD_ROWS, FORWARD_KEYS, FORWARD_WARPS = 16, 32, {16: 1, 32: 4, 64: 4, 128: 8}
-PASS_ROWS, PASS_KEYS, PASS_WARPS = 16, 32, {16: 1, 32: 4, 64: 4, 128: 8}
+PASS_ROWS, PASS_KEYS = 16, {16: 32, 32: 32, 64: 64, 128: 32}
+PASS_WARPS = {16: 1, 32: 4, 64: 8, 128: 8}
 COLUMN_KEYS, COLUMN_ROWS, COLUMN_WARPS = 16, 32, {16: 1, 32: 4, 64: 4, 128: 8}
-WEIGHT_ROWS = {16: 32, 32: 32, 64: 16, 128: 16}
+WEIGHT_ROWS = {16: 16, 32: 32, 64: 16, 128: 16}
 WEIGHT_WARPS = {16: 1, 32: 2, 64: 4, 128: 8}
 
 
@@ -490,8 +491,8 @@ def launch_backward(
         d=d,
         PARTS=parts,
         ROWS=PASS_ROWS,
-        TILES=triton.cdiv(n, PASS_KEYS),
-        KEYS=PASS_KEYS,
+        TILES=triton.cdiv(n, PASS_KEYS[wide]),
+        KEYS=PASS_KEYS[wide],
         WIDE=wide,
         PRECISION=precision,
         num_warps=PASS_WARPS[wide],
