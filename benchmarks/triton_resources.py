@@ -6,7 +6,7 @@ python benchmarks/triton_resources.py [--model NAME]... [--chains C]... [--arch 
 The launches are those of the ops themselves, recorded on tensors without memory, so what is
 compiled is what a GPU would run. One line a distinct kernel: where it is from, programs of the
 launch, and per architecture registers a thread, bytes of spills a thread, bytes of shared memory a
-program.
+program, and how many warps do the same product where a tile is too small for them (1: none).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from thermosphere.ops.minibatch import Minibatch
 from thermosphere.ops.minibatch_triton import launch as draw_minibatch
 
 BATCH, EXAMPLES = 64, 1000
-OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "maxnreg")
 TYPES = {
     torch.float32: "*fp32",
     torch.float64: "*fp64",
@@ -66,6 +66,7 @@ class Resources(NamedTuple):
     registers: int  # a thread
     spilled: int  # bytes a thread
     shared: int  # bytes a program
+    repeated: int  # warps that do the same product
 
 
 @contextmanager
@@ -105,7 +106,7 @@ def _launch(kernel: JITFunction, grid: Any, args: tuple[Any, ...], named: dict[s
                 aligned.append(i)
         else:
             signature[parameter.name] = "fp32"
-    options = {name: named[name] for name in OPTIONS if name in named}
+    options = {name: named[name] for name in OPTIONS if named.get(name) is not None}
     options.setdefault("enable_fp_fusion", True)
     return Launch(kernel, tuple(grid), signature, constants, tuple(aligned), options)
 
@@ -124,7 +125,21 @@ def compiled(launch: Launch, arch: int) -> Resources:
         usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     assert found is not None, usage
-    return Resources(int(found[1]), int(found[2]), int(kernel.metadata.shared))
+    repeated = _repeated(kernel.asm["ttgir"])
+    return Resources(int(found[1]), int(found[2]), int(kernel.metadata.shared), repeated)
+
+
+def _repeated(code: str) -> int:
+    """The largest ratio of what the warps of a program cover, 16 x 8 results each, to a product's
+    results, over the products of Ampere's kind; Hopper's share a product among four warps."""
+    layout = r"^(#\w+) = #ttg.nvidia_mma<\{versionMajor = 2.*?warpsPerCTA = \[(\d+), (\d+)\]"
+    warps = {m[1]: (int(m[2]), int(m[3])) for m in re.finditer(layout, code, re.MULTILINE)}
+    most = 1
+    for found in re.finditer(r"tt\.dot .*-> tensor<(\d+)x(\d+)xf32, (#\w+)>", code):
+        down, across = warps[found[3]]
+        rows, columns = int(found[1]), int(found[2])
+        most = max(most, max(1, 16 * down // rows) * max(1, 8 * across // columns))
+    return most
 
 
 def _cuobjdump() -> str:
@@ -167,7 +182,7 @@ def launches_of(name: str, chains: int) -> list[Launch]:
 
 
 def main(models: list[str], chains: list[int], archs: list[int], output: Path | None) -> None:
-    head = "".join(f"{f'sm_{arch} reg':>10} spill shared" for arch in archs)
+    head = "".join(f"{f'sm_{arch} reg':>10} spill shared repeated" for arch in archs)
     lines = [f"{'kernel':<32}{'model':<11}{'C':>3}{'programs':>9}{head}"]
     seen: set[str] = set()
     print(f"# Triton {triton.__version__}\n{lines[0]}", flush=True)
@@ -182,6 +197,7 @@ def main(models: list[str], chains: list[int], archs: list[int], output: Path | 
                 for arch in archs:
                     found = compiled(launch, arch)
                     line += f"{found.registers:>10}{found.spilled:>6}{found.shared:>7}"
+                    line += f"{found.repeated:>9}"
                 lines.append(line)
                 print(line, flush=True)
     if output is not None:
