@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 from thermosphere import _core
+
+# Without a GPU Triton's kernels run under its interpreter, which must be asked for before Triton is
+# first imported; nothing else reads the variable, and torch does not import Triton by itself.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture
+def gpu() -> str:
+    """The device of Triton's kernels: a GPU, or the CPU under Triton's interpreter."""
+    pytest.importorskip("triton")
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.fixture(params=_core.isa_available())

@@ -362,7 +362,7 @@ def test_a_required_backend_never_gives_way() -> None:
         ValueError, match=r"does not serve wide: hidden must be in \[1, 512\], got 513"
     ):
         MaskedLanguagePotential(wide, data, backend="fused")
-    with pytest.raises(ValueError, match="backend must be one of auto, fused, autograd, got 'gpu'"):
+    with pytest.raises(ValueError, match="one of auto, fused, triton, autograd, got 'gpu'"):
         MaskedLanguagePotential(named_model("tf1", length=12), data, backend="gpu")
     model = named_model("tf1-small", length=12)
     fused = MaskedLanguagePotential(model, data, backend="fused")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
@@ -28,20 +30,18 @@ def doctor() -> list[tuple[str, str]]:
             f"{_core.isa_chosen()} (available: {', '.join(_core.isa_available())})",
         ),
         ("threads", f"{torch.get_num_threads()} ({_core.parallel_backend()})"),
-        ("gradient", _gradient_backends()),
+        ("gradient on the CPU", _gradient_backends("cpu")),
+        ("gradient on a GPU", _gradient_backends("cuda")),
         ("CUDA in the extension", _cuda(build)),
         ("step on a GPU", _gpu_step()),
         ("CUDA in torch", _torch_cuda()),
-        (
-            "Triton",
-            "installed" if importlib.util.find_spec("triton") else "not installed (extra: gpu)",
-        ),
+        ("Triton", _triton()),
     ]
     return findings + [(name, _version(name)) for name in LIBRARIES]
 
 
-def _gradient_backends() -> str:
-    served = {name: chosen_backend("doctor", "auto", named_model(name), "cpu") for name in NAMES}
+def _gradient_backends(device: str) -> str:
+    served = {name: chosen_backend("doctor", "auto", named_model(name), device) for name in NAMES}
     named = {backend: [n for n in served if served[n] == backend] for backend in served.values()}
     return "; ".join(f"{backend}: {', '.join(models)}" for backend, models in named.items())
 
@@ -63,6 +63,18 @@ def _gpu_step() -> str:
     if importlib.util.find_spec("triton") is None:
         return f"none: {obstacle}, and Triton is not installed"
     return f"Triton kernels: {obstacle}"
+
+
+def _triton() -> str:
+    if importlib.util.find_spec("triton") is None:
+        return "not installed (extra: gpu)"
+    try:
+        importlib.import_module("triton")
+    except Exception as error:  # whatever an installation that does not fit this machine raises
+        return f"installed, but not importable: {error}"
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return "importable, interpreted (TRITON_INTERPRET=1)"
+    return "importable" if torch.cuda.is_available() else "importable; no GPU to use it on"
 
 
 def _torch_cuda() -> str:

@@ -32,9 +32,10 @@ def mean_attention(
 
     weights: (K, N) draws.  sequences: their masked inputs are what the model reads; pass a
     `MaskedSites` to spare its preparation in repeated calls.  backend: "fused"
-    (ops.mean_attention, float32), "autograd" (the model's own attention), or "auto", the fused one
-    where it covers the model and the weights are float32 on the CPU.  chunk: sequences at a time
-    with "autograd", which bounds memory.  Returns (K, L, n, n) float64, accumulated in float64.
+    (ops.mean_attention, float32), "autograd" (the model's own attention, also for "triton", which
+    has no kernel of it), or "auto", the fused one where it covers the model and the weights are
+    float32 on the CPU.  chunk: sequences at a time with "autograd", which bounds memory.  Returns
+    (K, L, n, n) float64, accumulated in float64.
     ValueError for a model without attention, weights that are not (K, N), no sequences, a chunk
     below 1, or a backend that does not serve.
     """

@@ -1,7 +1,10 @@
-"""The fused CPU kernels as a backend of a model: what it covers, and its data prepared once a
-set."""
+"""The fused kernels, of the extension on the CPU and of Triton on a GPU, as backends of a model:
+what they cover, and their data prepared once a set."""
 
 from __future__ import annotations
+
+import importlib.util
+import os
 
 import torch
 
@@ -12,7 +15,7 @@ from thermosphere.models.transformer import Transformer
 from thermosphere.ops.encoder_gradient import EncoderData, EncoderShape, encoder_data
 from thermosphere.ops.mean_attention import mean_attention
 
-BACKENDS = ("auto", "fused", "autograd")
+BACKENDS = ("auto", "fused", "triton", "autograd")
 
 
 def encoder_shape(model: Model) -> EncoderShape:
@@ -30,17 +33,33 @@ def fused_obstacle(model: Model, device: torch.device | str) -> str | None:
     return encoder_shape(model).obstacle()
 
 
+def triton_obstacle(model: Model, device: torch.device | str) -> str | None:
+    """Why Triton's kernels do not serve this model, as one phrase; None where they do."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (extra: gpu)"
+    if torch.device(device).type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"it runs on a GPU, not on {device}"
+    return encoder_shape(model).obstacle()
+
+
 def chosen_backend(where: str, backend: str, model: Model, device: torch.device | str) -> str:
-    """ "fused" or "autograd". ValueError for an unknown name, or "fused" where it does not
+    """ "fused", "triton" or "autograd"; "auto" is the first of them that serves the model on that
+    device, and Triton's only on a GPU. ValueError for an unknown name, or one that does not
     serve."""
     if backend not in BACKENDS:
         raise ValueError(f"{where}: backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "autograd":
         return backend
-    obstacle = fused_obstacle(model, device)
-    if obstacle is not None and backend == "fused":
-        raise ValueError(f"{where}: backend 'fused' does not serve {model.name}: {obstacle}")
-    return "autograd" if obstacle is not None else "fused"
+    if backend == "auto":
+        wanted = "triton" if torch.device(device).type == "cuda" else "fused"
+    else:
+        wanted = backend
+    obstacle = (triton_obstacle if wanted == "triton" else fused_obstacle)(model, device)
+    if obstacle is None:
+        return wanted
+    if backend != "auto":
+        raise ValueError(f"{where}: backend {backend!r} does not serve {model.name}: {obstacle}")
+    return "autograd"
 
 
 def fused_data(model: Model, sites: MaskedSites) -> EncoderData:
@@ -50,7 +69,8 @@ def fused_data(model: Model, sites: MaskedSites) -> EncoderData:
         codes = (
             sinusoidal_code(model.length, size, torch.float32, torch.device("cpu")) for size in key
         )
-        sites.encoded[key] = encoder_data(sites.inputs, sites.masked, sites.truth, *codes)
+        tensors = (tensor.cpu() for tensor in (sites.inputs, sites.masked, sites.truth))
+        sites.encoded[key] = encoder_data(*tensors, *codes)
     return sites.encoded[key]
 
 

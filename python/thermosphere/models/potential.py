@@ -12,6 +12,8 @@ from thermosphere.models.fused import chosen_backend, encoder_shape, fused_data
 from thermosphere.models.layout import Layout
 from thermosphere.models.masked_sites import MaskedBatch, MaskedSites
 from thermosphere.models.named import Model
+from thermosphere.models.triton_gradient import TritonGradient
+from thermosphere.ops.arguments import check_precision
 from thermosphere.ops.encoder_gradient import EncoderWorkspace, encoder_gradient
 from thermosphere.ops.langevin_burst import FusedPotential
 from thermosphere.ops.minibatch import Minibatch
@@ -45,8 +47,9 @@ class MaskedLanguagePotential:
 
     `chunk` concerns the autograd backend alone: the largest number of (chain, sequence) pairs
     worked on at once; more chains or sequences are done in pieces, so that activations stay in the
-    cache. `backend`: "fused" (ops.encoder_gradient), "autograd", or "auto", the fused one where it
-    covers the model and the sites are on the CPU.
+    cache. `backend`: "fused" (ops.encoder_gradient, on the CPU), "triton" (the same on a GPU),
+    "autograd", or "auto", the first two where they cover the model and the device of the sites.
+    `precision`: of Triton's products, ops.arguments.PRECISIONS.
 
     Raises ValueError when the sequences do not fit the model.
     """
@@ -59,6 +62,7 @@ class MaskedLanguagePotential:
         chunk: int = 512,
         device: torch.device | str = "cpu",
         backend: str = "auto",
+        precision: str = "tf32x3",
     ) -> None:
         if sequences.length != model.length:
             raise ValueError(
@@ -73,8 +77,13 @@ class MaskedLanguagePotential:
         self.backend = chosen_backend(
             "MaskedLanguagePotential", backend, model, self.sites.inputs.device
         )
-        self.required = backend == "fused"  # then a call it does not cover is an error
+        # then a call it does not cover is an error
+        self.required = backend in ("fused", "triton")
+        check_precision("MaskedLanguagePotential", precision)
         self._workspace = EncoderWorkspace()
+        self._triton: TritonGradient | None = None
+        if self.backend == "triton":
+            self._triton = TritonGradient(model, self.sites, precision)
 
     @property
     def parameters(self) -> int:
@@ -120,6 +129,10 @@ class MaskedLanguagePotential:
         if self._serves(weights, dropout):
             if batch is not None:
                 batch = type(batch)(batch.indices.contiguous(), batch.weights.float().contiguous())
+            if self._triton is not None:
+                result = self._triton(weights, batch)
+                assert result.gradient is not None
+                return result.losses.to(weights.dtype), result.gradient
             result = encoder_gradient(
                 encoder_shape(self.model),
                 fused_data(self.model, self.sites),
@@ -166,15 +179,15 @@ class MaskedLanguagePotential:
         )
 
     def _serves(self, weights: torch.Tensor, dropout: float) -> bool:
-        """Whether the fused kernel does this call. ValueError where it must and cannot."""
-        if self.backend != "fused":
+        """Whether the fused kernels do this call. ValueError where they must and cannot."""
+        if self.backend == "autograd":
             return False
         if weights.dtype == torch.float32 and dropout == 0.0:
             return True
         if self.required:
             raise ValueError(
-                "MaskedLanguagePotential: backend 'fused' needs float32 weights and no dropout, "
-                f"got {weights.dtype} and dropout {dropout}"
+                f"MaskedLanguagePotential: backend {self.backend!r} needs float32 weights and no "
+                f"dropout, got {weights.dtype} and dropout {dropout}"
             )
         return False
 
@@ -199,9 +212,13 @@ def evaluate(
     sites = as_sites(sequences, weights.device)
     if sites.length != model.length:
         raise ValueError(f"evaluate: sequences must have {model.length} sites, got {sites.length}")
-    if chosen_backend("evaluate", backend, model, sites.inputs.device) == "fused" and (
-        weights.dtype == torch.float32 or backend == "fused"
-    ):
+    chosen = chosen_backend("evaluate", backend, model, sites.inputs.device)
+    if chosen != "autograd" and weights.dtype != torch.float32 and backend == "auto":
+        chosen = "autograd"
+    if chosen == "triton":
+        losses, errors, _ = TritonGradient(model, sites)(weights, with_gradient=False)
+        return losses, errors
+    if chosen == "fused":
         result = encoder_gradient(
             encoder_shape(model),
             fused_data(model, sites),

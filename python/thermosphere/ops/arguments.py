@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import torch
 
+# Products on a GPU: float32 from three products of tf32, or one product, 1e-3 of the result off.
+# The CPU works in float32.
+PRECISIONS = ("tf32x3", "tf32")
+
 
 def check_tensor(
-    op: str, name: str, tensor: torch.Tensor, shape: tuple[int | str, ...], dtype: torch.dtype
+    op: str,
+    name: str,
+    tensor: torch.Tensor,
+    shape: tuple[int | str, ...],
+    dtype: torch.dtype,
+    device: str = "cpu",
 ) -> None:
-    """ValueError unless `tensor` is contiguous, on the CPU, of that dtype and shape. A size given
-    as a name is free."""
+    """ValueError unless `tensor` is contiguous, on that type of device, of that dtype and shape. A
+    size given as a name is free."""
     sizes = tensor.shape  # compared whole first: that is ten times faster, and calls are short
     fits = sizes == shape or (
         len(sizes) == len(shape)
@@ -18,9 +27,9 @@ def check_tensor(
             for size, expected in zip(sizes, shape, strict=True)
         )
     )
-    if not fits or tensor.dtype != dtype or not tensor.is_cpu:
+    if not fits or tensor.dtype != dtype or tensor.device.type != device:
         raise ValueError(
-            f"{op}: {name} must be {_sizes(shape)} {dtype} on cpu, "
+            f"{op}: {name} must be {_sizes(shape)} {dtype} on {device}, "
             f"got {_sizes(tuple(tensor.shape))} {tensor.dtype} on {tensor.device.type}"
         )
     if not tensor.is_contiguous():
@@ -34,8 +43,13 @@ def check_size(op: str, name: str, size: int, limit: int) -> None:
 
 
 def check_positions(op: str, name: str, positions: torch.Tensor, limit: int) -> None:
-    """ValueError unless all of positions (int64) are in [0, limit)."""
+    """ValueError unless all of positions (int64) are in [0, limit). On a GPU, where reading them
+    would wait for it, the device stops instead."""
     if positions.numel() == 0:
+        return
+    if positions.is_cuda:
+        inside = ((positions >= 0) & (positions < limit)).all()
+        torch._assert_async(inside, f"{op}: {name} must be in [0, {limit})")
         return
     low, high = int(positions.min()), int(positions.max())
     if low < 0 or high >= limit:
@@ -53,6 +67,14 @@ def thread_count(op: str, threads: int | None) -> int:
 def padded(size: int) -> int:
     """Floats of a row as the kernels keep it: the next multiple of 16."""
     return -(-size // 16) * 16
+
+
+def check_precision(op: str, precision: str) -> None:
+    """ValueError unless it is one of PRECISIONS."""
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"{op}: precision must be one of {', '.join(PRECISIONS)}, got {precision!r}"
+        )
 
 
 def addresses(*tensors: torch.Tensor | None) -> list[int]:

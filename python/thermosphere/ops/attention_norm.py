@@ -1,11 +1,11 @@
-"""The attention layer of a block, its residual and its norm (arXiv 2603.29529, Eq. 6-10), on the
-CPU in float32 (csrc/attention_norm*):
+"""The attention layer of a block, its residual and its norm (arXiv 2603.29529, Eq. 6-10), in
+float32 on the CPU (csrc/attention_norm*) or on a GPU (attention_norm_triton.py):
 
     S = X_rows Wqkᵀ Xᵀ / √d,  A = softmax over the keys,  Y = LN(X_rows + (A X) Wvoᵀ) γ + β
 
 One head, no biases, the query and key (value and output) matrices combined; LN with ε = 1e-5.
-`attention_norm` is differentiable; the two functions below it are its halves. The formula is in
-attention_norm_ref.py.
+`attention_norm` is differentiable, and known to torch.compile as torch.ops.thermosphere; the two
+functions below it are its halves on the CPU. The formula is in attention_norm_ref.py.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from thermosphere import _core
 from thermosphere.ops.arguments import (
     addresses,
     check_positions,
+    check_precision,
     check_size,
     check_tensor,
     padded,
@@ -56,8 +56,10 @@ def attention_norm(
     gain: torch.Tensor,
     bias: torch.Tensor,
     rows: torch.Tensor | None = None,
+    *,
+    precision: str = "tf32x3",
 ) -> torch.Tensor:
-    """Y (C, B, r, d), differentiable once in everything but `rows`.
+    """Y (C, B, r, d), differentiable once in everything but `rows`; all on one device.
 
     Parameters
     ----------
@@ -65,21 +67,15 @@ def attention_norm(
     query_key, value_output: (C, d, d) float32, Wqk and Wvo of each chain.
     gain, bias: (C, d) float32.
     rows: (C, B, r) int64 in [0, n), the query positions of each sequence, r ≤ 256; None: all n.
+    precision: of products on a GPU, arguments.PRECISIONS.
 
     Raises ValueError naming the argument that does not fit.
     """
     tensors = (x, query_key, value_output, gain, bias)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        return _AttentionNorm.apply(*tensors, rows)
-    return attention_norm_forward(
-        x.contiguous(),
-        query_key.contiguous(),
-        value_output.contiguous(),
-        gain.contiguous(),
-        bias.contiguous(),
-        _contiguous(rows),
-        with_state=False,
-    ).out
+    with_state = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    inputs = (tensor.contiguous() for tensor in tensors)
+    rows = None if rows is None else rows.contiguous()
+    return torch.ops.thermosphere.attention_norm(*inputs, rows, with_state, precision)[0]
 
 
 def attention_norm_forward(
@@ -156,24 +152,99 @@ def attention_norm_backward(
     return slopes
 
 
-class _AttentionNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *arguments: torch.Tensor | None) -> torch.Tensor:
-        inputs = [_contiguous(tensor) for tensor in arguments]
-        out, state = attention_norm_forward(*inputs)  # type: ignore[arg-type]
-        assert state is not None
-        ctx.save_for_backward(*inputs, *state)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, out_slope: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        inputs, state = ctx.saved_tensors[:6], AttentionNormState(*ctx.saved_tensors[6:])
-        return *attention_norm_backward(out_slope.contiguous(), state, *inputs), None
+_INPUTS = "Tensor x, Tensor query_key, Tensor value_output, Tensor gain, Tensor bias, Tensor? rows"
+_STATES = ", ".join(["Tensor"] * len(AttentionNormState._fields))
 
 
-def _contiguous(tensor: torch.Tensor | None) -> torch.Tensor | None:
-    return None if tensor is None else tensor.contiguous()
+@torch.library.custom_op(
+    "thermosphere::attention_norm",
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"({_INPUTS}, bool with_state, str precision) -> (Tensor, {_STATES})",
+)
+def _op(*arguments: Any) -> tuple[torch.Tensor, ...]:
+    """Y and the state, whose tensors are empty unless it is asked for."""
+    *inputs, with_state, precision = arguments
+    check_precision("attention_norm", precision)
+    out, state = attention_norm_forward(*inputs, with_state=with_state)
+    return out, *(state or (out.new_empty(0) for _ in AttentionNormState._fields))
+
+
+@_op.register_kernel("cuda")
+def _(*arguments: Any) -> tuple[torch.Tensor, ...]:
+    from thermosphere.ops.attention_norm_triton import layer_forward
+
+    *inputs, with_state, precision = arguments
+    check_precision("attention_norm", precision)
+    _check(*inputs)
+    out, state = layer_forward(*inputs, with_state=with_state, precision=precision)
+    return out, *(state or (out.new_empty(0) for _ in AttentionNormState._fields))
+
+
+@_op.register_fake
+def _(
+    x: torch.Tensor, query_key: object, value_output: object, gain: object, bias: object,
+    rows: torch.Tensor | None, with_state: bool, precision: str,
+) -> tuple[torch.Tensor, ...]:  # fmt: skip
+    chains, batch, n, d = x.shape
+    r = n if rows is None else rows.shape[2]
+    out = x.new_empty(chains, batch, r, d)
+    if not with_state:
+        return out, *(x.new_empty(0) for _ in AttentionNormState._fields)
+    if x.device.type == "cuda":
+        wide, thin = (chains, batch * r, d), (chains, batch * r)
+        shapes: tuple[tuple[int, ...], ...] = (wide, wide, wide, thin, thin)
+    else:
+        own = (r, padded(d))
+        parts = (own, own, own, (n, padded(r)), (r,))
+        shapes = tuple((chains, batch, *part) for part in parts)
+    return out, *(x.new_empty(shape) for shape in shapes)
+
+
+@torch.library.custom_op(
+    "thermosphere::attention_norm_backward",
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"(Tensor out_slope, Tensor[] state, {_INPUTS}, str precision) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _backward_op(
+    out_slope: torch.Tensor, state: list[torch.Tensor], *arguments: Any
+) -> tuple[torch.Tensor, ...]:
+    *inputs, _ = arguments
+    return tuple(attention_norm_backward(out_slope, AttentionNormState(*state), *inputs))
+
+
+@_backward_op.register_kernel("cuda")
+def _(
+    out_slope: torch.Tensor, state: list[torch.Tensor], *arguments: Any
+) -> tuple[torch.Tensor, ...]:
+    from thermosphere.ops.attention_norm_triton import layer_backward
+
+    *inputs, precision = arguments
+    return layer_backward(out_slope, state, *inputs, precision=precision)
+
+
+@_backward_op.register_fake
+def _(out_slope: object, state: object, *arguments: Any) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.empty_like(tensor) for tensor in arguments[:5])
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    *tensors, _, ctx.precision = inputs
+    ctx.save_for_backward(*tensors, *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _differentiate(ctx: Any, out_slope: torch.Tensor, *_: object) -> tuple[Any, ...]:
+    inputs, state = ctx.saved_tensors[:6], list(ctx.saved_tensors[6:])
+    slopes = torch.ops.thermosphere.attention_norm_backward(
+        out_slope.contiguous(), state, *inputs, ctx.precision
+    )
+    return *slopes, None, None, None
+
+
+_op.register_autograd(_differentiate, setup_context=_keep)
 
 
 def _check(
@@ -186,18 +257,19 @@ def _check(
 ) -> tuple[int, int, int, int, int]:
     """C, B, n, r, d."""
     op = "attention_norm"
-    check_tensor(op, "x", x, ("C", "B", "n", "d"), torch.float32)
+    device = "cuda" if x.device.type == "cuda" else "cpu"
+    check_tensor(op, "x", x, ("C", "B", "n", "d"), torch.float32, device)
     chains, batch, n, d = x.shape
     _, embedding_max, _, length_max, _ = _core.encoder_size_limits
     check_size(op, "n", n, length_max)
     check_size(op, "d", d, embedding_max)
     for name, matrix in (("query_key", query_key), ("value_output", value_output)):
-        check_tensor(op, name, matrix, (chains, d, d), torch.float32)
+        check_tensor(op, name, matrix, (chains, d, d), torch.float32, device)
     for name, vector in (("gain", gain), ("bias", bias)):
-        check_tensor(op, name, vector, (chains, d), torch.float32)
+        check_tensor(op, name, vector, (chains, d), torch.float32, device)
     if rows is None:
         return chains, batch, n, n, d
-    check_tensor(op, "rows", rows, (chains, batch, "r"), torch.int64)
+    check_tensor(op, "rows", rows, (chains, batch, "r"), torch.int64, device)
     check_size(op, "r", rows.shape[2], length_max)
     check_positions(op, "rows", rows, n)
     return chains, batch, n, rows.shape[2], d

@@ -226,15 +226,16 @@ def check_network(op: str, shape: EncoderShape, data: EncoderData, weights: torc
     obstacle = shape.obstacle()
     if obstacle is not None:
         raise ValueError(f"{op}: {obstacle}")
-    _check_data(op, shape, data)
+    check_data(op, shape, data)
     check_tensor(op, "weights", weights, ("C", "N"), torch.float32)
-    if weights.shape[1] != _parameters(shape):
+    if weights.shape[1] != parameters(shape):
         raise ValueError(
-            f"{op}: weights must be (C, {_parameters(shape)}), got {tuple(weights.shape)}"
+            f"{op}: weights must be (C, {parameters(shape)}), got {tuple(weights.shape)}"
         )
 
 
-def _parameters(shape: EncoderShape) -> int:
+def parameters(shape: EncoderShape) -> int:
+    """N, the length of the flat vector."""
     d, m, v = shape.embedding, shape.hidden, shape.tokens
     if shape.network == "feedforward":
         return v * d + 2 * d + 2 * m * d + m + m * m + m + m * d + m + 2 * m + v * m + v
@@ -245,7 +246,8 @@ def _padded(code: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(code.float(), (0, -code.shape[1] % 16)).contiguous()
 
 
-def _check_data(op: str, shape: EncoderShape, data: EncoderData) -> None:
+def check_data(op: str, shape: EncoderShape, data: EncoderData) -> None:
+    """ValueError unless the set, on the CPU, is of that shape."""
     n = shape.length
     check_tensor(op, "data.tokens", data.tokens, ("S", n), torch.uint8)
     check_tensor(op, "data.first", data.first, (len(data.tokens) + 1,), torch.int64)

@@ -1,11 +1,12 @@
-"""Logits of masked rows, their cross-entropy and errors (arXiv 2603.29529, Eq. 25-30), on the CPU
-in float32, the sums over rows in float64 (csrc/masked_cross_entropy*):
+"""Logits of masked rows, their cross-entropy and errors (arXiv 2603.29529, Eq. 25-30), in float32,
+the sums over rows in float64, on the CPU (csrc/masked_cross_entropy*) or on a GPU
+(masked_cross_entropy_triton.py):
 
     logits = X Woutᵀ + bout
     losses = Σ_row weight · −ln softmax(logits)[target],  errors = Σ_row weight · [wrong]
 
-`masked_cross_entropy` is differentiable; the two functions below it are its halves. The formula is
-in masked_cross_entropy_ref.py.
+`masked_cross_entropy` is differentiable, and known to torch.compile as torch.ops.thermosphere; the
+two functions below it are its halves on the CPU. The formula is in masked_cross_entropy_ref.py.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from thermosphere import _core
 from thermosphere.ops.arguments import (
     addresses,
     check_positions,
+    check_precision,
     check_size,
     check_tensor,
     padded,
@@ -44,8 +45,11 @@ def masked_cross_entropy(
     output_bias: torch.Tensor,
     targets: torch.Tensor,
     weights: torch.Tensor,
+    *,
+    precision: str = "tf32x3",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(losses (C,), errors (C,)) float64; the losses differentiable once in x, output, output_bias.
+    """(losses (C,), errors (C,)) float64; the losses differentiable once in x, output, output_bias;
+    all on one device.
 
     Parameters
     ----------
@@ -54,6 +58,7 @@ def masked_cross_entropy(
     targets: (C, R) int64 in [0, V).
     weights: (C, R) float32, the share of each row. A row is wrong when its first largest logit is
     not the target's.
+    precision: of products on a GPU, arguments.PRECISIONS.
 
     Raises ValueError naming the argument that does not fit, or when `weights` require a gradient.
     """
@@ -62,17 +67,10 @@ def masked_cross_entropy(
         raise ValueError(
             "masked_cross_entropy: weights must not require a gradient, got some that do"
         )
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        return _MaskedCrossEntropy.apply(*tensors, targets, weights)
-    result = masked_cross_entropy_forward(
-        x.contiguous(),
-        output.contiguous(),
-        output_bias.contiguous(),
-        targets.contiguous(),
-        weights.contiguous(),
-        with_state=False,
-    )
-    return result.losses, result.errors
+    with_state = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    inputs = (tensor.contiguous() for tensor in (*tensors, targets, weights))
+    losses, errors, *_ = torch.ops.thermosphere.masked_cross_entropy(*inputs, with_state, precision)
+    return losses, errors
 
 
 def masked_cross_entropy_forward(
@@ -137,20 +135,93 @@ def masked_cross_entropy_backward(
     return slopes
 
 
-class _MaskedCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *arguments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        inputs = [tensor.contiguous() for tensor in arguments]
-        losses, errors, logit_slope = masked_cross_entropy_forward(*inputs)
-        ctx.save_for_backward(logit_slope, *inputs)
-        ctx.mark_non_differentiable(errors)
-        return losses, errors
+_INPUTS = "Tensor x, Tensor output, Tensor output_bias, Tensor targets, Tensor weights"
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, loss_slope: torch.Tensor, _: object) -> tuple[torch.Tensor | None, ...]:
-        slopes = masked_cross_entropy_backward(loss_slope.contiguous(), *ctx.saved_tensors)
-        return *slopes, None, None
+
+@torch.library.custom_op(
+    "thermosphere::masked_cross_entropy",
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"({_INPUTS}, bool with_state, str precision) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _op(*arguments: Any) -> tuple[torch.Tensor, ...]:
+    """Losses, errors, and what backward reads: on the CPU the slope of the logits, on a GPU the
+    slopes of x, output and output_bias by a chain's own loss; empty unless asked for."""
+    *inputs, with_state, precision = arguments
+    check_precision("masked_cross_entropy", precision)
+    losses, errors, state = masked_cross_entropy_forward(*inputs, with_state=with_state)
+    empty = [losses.new_empty(0, dtype=torch.float32) for _ in range(3)]
+    return losses, errors, empty[0] if state is None else state, *empty[1:]
+
+
+@_op.register_kernel("cuda")
+def _(*arguments: Any) -> tuple[torch.Tensor, ...]:
+    from thermosphere.ops.masked_cross_entropy_triton import layer
+
+    *inputs, with_state, precision = arguments
+    check_precision("masked_cross_entropy", precision)
+    _check(*inputs)
+    losses, errors, slopes = layer(*inputs, with_slopes=with_state, precision=precision)
+    empty = (losses.new_empty(0, dtype=torch.float32) for _ in range(3))
+    return losses, errors, *(slopes or empty)
+
+
+@_op.register_fake
+def _(
+    x: torch.Tensor, output: torch.Tensor, output_bias: torch.Tensor, targets: torch.Tensor,
+    weights: torch.Tensor, with_state: bool, precision: str,
+) -> tuple[torch.Tensor, ...]:  # fmt: skip
+    chains, rows, _ = x.shape
+    shapes: tuple[tuple[int, ...], ...] = ((0,),) * 3
+    if with_state and x.device.type == "cuda":
+        shapes = tuple(tuple(tensor.shape) for tensor in (x, output, output_bias))
+    elif with_state:
+        shapes = ((chains, rows, padded(output.shape[1])), (0,), (0,))
+    sums = (x.new_empty(chains, dtype=torch.float64) for _ in range(2))
+    return *sums, *(x.new_empty(shape) for shape in shapes)
+
+
+@torch.library.custom_op(
+    "thermosphere::masked_cross_entropy_backward",
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"(Tensor loss_slope, Tensor[] state, {_INPUTS}) -> (Tensor, Tensor, Tensor)",
+)
+def _backward_op(
+    loss_slope: torch.Tensor, state: list[torch.Tensor], *inputs: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    return tuple(masked_cross_entropy_backward(loss_slope, state[0], *inputs))
+
+
+@_backward_op.register_kernel("cuda")
+def _(
+    loss_slope: torch.Tensor, state: list[torch.Tensor], *inputs: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    x, output, output_bias = state
+    slope = loss_slope.float()
+    return x * slope[:, None, None], output * slope[:, None, None], output_bias * slope[:, None]
+
+
+@_backward_op.register_fake
+def _(loss_slope: object, state: object, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.empty_like(tensor) for tensor in inputs[:3])
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:5], *output[2:])
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _differentiate(ctx: Any, loss_slope: torch.Tensor, *_: object) -> tuple[Any, ...]:
+    inputs, state = ctx.saved_tensors[:5], list(ctx.saved_tensors[5:])
+    slopes = torch.ops.thermosphere.masked_cross_entropy_backward(
+        loss_slope.contiguous(), state, *inputs
+    )
+    return *slopes, None, None, None, None
+
+
+_op.register_autograd(_differentiate, setup_context=_keep)
 
 
 def _check(
@@ -162,15 +233,16 @@ def _check(
 ) -> tuple[int, int, int, int]:
     """C, R, d, V."""
     op = "masked_cross_entropy"
-    check_tensor(op, "x", x, ("C", "R", "d"), torch.float32)
+    device = "cuda" if x.device.type == "cuda" else "cpu"
+    check_tensor(op, "x", x, ("C", "R", "d"), torch.float32, device)
     chains, rows, d = x.shape
-    check_tensor(op, "output", output, (chains, "V", d), torch.float32)
+    check_tensor(op, "output", output, (chains, "V", d), torch.float32, device)
     tokens = output.shape[1]
     _, embedding_max, _, _, tokens_max = _core.encoder_size_limits
     check_size(op, "d", d, embedding_max)
     check_size(op, "V", tokens, tokens_max)
-    check_tensor(op, "output_bias", output_bias, (chains, tokens), torch.float32)
-    check_tensor(op, "targets", targets, (chains, rows), torch.int64)
+    check_tensor(op, "output_bias", output_bias, (chains, tokens), torch.float32, device)
+    check_tensor(op, "targets", targets, (chains, rows), torch.int64, device)
     check_positions(op, "targets", targets, tokens)
-    check_tensor(op, "weights", weights, (chains, rows), torch.float32)
+    check_tensor(op, "weights", weights, (chains, rows), torch.float32, device)
     return chains, rows, d, tokens

@@ -116,7 +116,7 @@ class Sampling(Section, frozen=True):
     checkpoint_seconds: Annotated[float, Meta(ge=0)] = (
         10.0  # between checkpoints; lost work is redone bit for bit
     )
-    backend: Literal["auto", "fused", "autograd"] = "auto"  # of the gradient
+    backend: Literal["auto", "fused", "triton", "autograd"] = "auto"  # of the gradient
     scheme: Literal["leapfrog", "paper"] = "leapfrog"
     constrained: bool = True  # keep |w|² = Q
     metric_correction: bool | None = None

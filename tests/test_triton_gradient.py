@@ -1,0 +1,98 @@
+"""Triton as a backend of a model: chosen by name, for any number of sequences, errors that say why
+it does not serve. On the CPU the kernels run under Triton's interpreter."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from numerics import assert_close, assert_same_bits, error_bound
+from test_potential import sequences, weights_of
+
+from thermosphere.doctor import doctor
+from thermosphere.models import triton_gradient
+from thermosphere.models.feedforward import FeedForward
+from thermosphere.models.fused import chosen_backend, triton_obstacle
+from thermosphere.models.named import named_model
+from thermosphere.models.potential import MaskedLanguagePotential, evaluate
+from thermosphere.models.transformer import Transformer
+from thermosphere.ops.minibatch import Minibatch
+
+MODELS = [
+    Transformer("small", blocks=2, embedding=5, hidden=7, length=12),
+    FeedForward("small", embedding=5, hidden=7, length=12),
+]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=["transformer", "feedforward"])
+def test_agrees_with_autograd(
+    model: Transformer | FeedForward, gpu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mini-batch, and the whole set in slices of which the last is not full."""
+    monkeypatch.setattr(triton_gradient, "SLICE", 4)
+    data = sequences(count=9, length=12)
+    weights = weights_of(model).float()[:1]
+    mine = MaskedLanguagePotential(model, data, backend="triton", device=gpu)
+    plain = MaskedLanguagePotential(model, data, backend="autograd")
+    assert mine.backend == "triton"
+    batch = Minibatch(torch.tensor([[2, 5, 8]]), torch.tensor([[0.5, 0.25, 0.25]]))
+    own = Minibatch(*(tensor.to(gpu) for tensor in batch))
+    operations = 2 * (12 + model.embedding + model.hidden)
+    for got, wanted in (
+        (mine(weights.to(gpu), own), plain(weights.double(), batch)),
+        (mine(weights.to(gpu)), plain(weights.double())),
+    ):
+        for one, exact in zip(got, wanted, strict=True):
+            bound = error_bound(exact, operations=operations, dtype=torch.float32)
+            assert_close(one, exact, bound)
+    kept = mine(weights.to(gpu), own)[1]
+    before = kept.clone()
+    mine(2 * weights.to(gpu), own)
+    assert_same_bits(kept, before, "a result after the next call")
+    for got, wanted in zip(mine.evaluate(weights.to(gpu)), plain.evaluate(weights), strict=True):
+        assert_close(got, wanted, 1e-5)
+
+
+def test_says_why_it_does_not_serve(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = sequences(length=12)
+    wide = FeedForward("wide", embedding=4, hidden=513, length=12)
+    with pytest.raises(ValueError, match=r"backend 'triton' does not serve wide: hidden must be"):
+        MaskedLanguagePotential(wide, data, backend="triton", device=gpu)
+    with pytest.raises(ValueError, match="precision must be one of tf32x3"):
+        MaskedLanguagePotential(MODELS[0], data, precision="ieee")
+    mine = MaskedLanguagePotential(MODELS[0], data, backend="triton", device=gpu)
+    with pytest.raises(ValueError, match="backend 'triton' needs float32 weights and no dropout"):
+        mine(weights_of(MODELS[0]).double())
+    with pytest.raises(ValueError, match=r"encoder_gradient_triton: weights must be .*float64"):
+        evaluate(MODELS[0], weights_of(MODELS[0]).double().to(gpu), mine.sites, backend="triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="does not serve small: it runs on a GPU, not on cpu"):
+        MaskedLanguagePotential(MODELS[0], data, backend="triton")
+    monkeypatch.setattr(triton_gradient.torch.cuda, "is_available", lambda: False)
+    findings = dict(doctor())
+    assert findings["Triton"] == "importable; no GPU to use it on"
+    assert findings["gradient on a GPU"] == "triton: tf1, tf4, tf1-small, tf4-small, ff"
+
+
+def test_without_triton_a_gpu_has_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    tf1 = named_model("tf1")
+    assert triton_obstacle(tf1, "cuda") == "Triton is not installed (extra: gpu)"
+    assert chosen_backend("here", "auto", tf1, "cuda") == "autograd"
+    with pytest.raises(ValueError, match="backend 'triton' does not serve tf1: Triton is not"):
+        chosen_backend("here", "triton", tf1, "cuda")
+    findings = dict(doctor())
+    assert findings["Triton"] == "not installed (extra: gpu)"
+
+
+def test_triton_is_imported_only_when_needed() -> None:
+    script = (
+        "import sys, torch; before = set(sys.modules)\n"
+        "import thermosphere.cli, thermosphere.runs.pipeline, thermosphere.models.potential\n"
+        "import thermosphere.ops.attention_norm, thermosphere.ops.feedforward_norm\n"
+        "import thermosphere.ops.masked_cross_entropy\n"
+        "sys.exit('triton' in set(sys.modules) - before)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
