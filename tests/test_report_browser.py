@@ -115,10 +115,13 @@ def show(browser: Any, path: Path, width: int, height: int) -> None:
 
 
 def assert_sound(browser: Any) -> None:
-    """Nothing in the console, nothing wider than the window."""
+    """Nothing in the console, nothing wider than the window, no chart out of its frame."""
     assert browser.get_log("browser") == []
     overflow = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert browser.execute_script(overflow) == 0
+    out = """return [...document.querySelectorAll('.chart svg')].filter((one) =>
+        one.clientHeight > one.parentElement.clientHeight + 1).map((one) => one.outerHTML)"""
+    assert browser.execute_script(out) == []
 
 
 def find(page: Any, selector: str) -> list[Any]:

@@ -246,6 +246,10 @@ function drawTraces(model) {
   const mean = model.ladder[key] ? model.ladder[key].mean[state.at] : null;
   const all = series.flatMap((one) => one.points.map((p) => p.y));
   const first = moves[0];
+  document.getElementById('traces-caption').textContent =
+    `The ${own.length} chain${own.length === 1 ? '' : 's'} at T = ${model.temperature_texts[state.at]}; shaded: burn-in; ` +
+    'dotted: the mean after it. Level traces that mix have forgotten their start.' +
+    (averaged > 1 ? ` A point is the mean of ${averaged} draws.` : '');
   drawChart(chartOf('traces'), {
     label: `${QUANTITIES[key].trace} of every chain of ${model.name} against the move`,
     x: {
@@ -261,8 +265,4 @@ function drawTraces(model) {
       from[state.at] !== null && from[state.at] > first ? [{ x0: first, x1: from[state.at] }] : [],
     guides: mean === null ? [] : [{ y: mean, text: 'mean' }],
   });
-  document.getElementById('traces-caption').textContent =
-    `The ${own.length} chain${own.length === 1 ? '' : 's'} at T = ${model.temperature_texts[state.at]}; shaded: burn-in; ` +
-    'dotted: the mean after it. Level traces that mix have forgotten their start.' +
-    (averaged > 1 ? ` A point is the mean of ${averaged} draws.` : '');
 }

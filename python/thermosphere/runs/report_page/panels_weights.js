@@ -25,6 +25,9 @@ function drawSimilarity(model) {
     }),
   );
   const span = around([...ends, 1], 0.04);
+  document.getElementById('similarity-caption').textContent =
+    'q = w·w′/(|w||w′|) of a layer in two weight vectors (Fig. 4): draws of one chain, of different chains ' +
+    `(${weightsText(model)}), ES and OT of different runs. Click a layer above for its distribution.`;
   drawChart(document.getElementById('layers-chart'), {
     label: `Mean similarity of every layer, ${weightsText(model)}: arrow keys step through the layers, Enter chooses one`,
     height: 52 + 19 * layers.length,
@@ -70,9 +73,6 @@ function drawSimilarity(model) {
       steps(chosen, group.counts[chosen.index], group.label, 'pairs', !current.has(group.label)),
     ),
   });
-  document.getElementById('similarity-caption').textContent =
-    'q = w·w′/(|w||w′|) of a layer in two weight vectors (Fig. 4): draws of one chain, of different chains ' +
-    `(${weightsText(model)}), ES and OT of different runs. Click a layer above for its distribution.`;
   drawSimilarityLadder(model, chosen);
 }
 
@@ -174,6 +174,9 @@ function drawNorms(model) {
     })),
   ]);
   const threshold = current.norms.threshold[chosen.index];
+  document.getElementById('norm-caption').textContent =
+    'Elements of the gain γ or bias β of a layer norm, all draws or runs together (Fig. 5). Where they fall into two ' +
+    'groups, dotted lines part those at zero from those away from it; their count is the effective embedding dimension.';
   drawChart(chartOf('norms'), {
     label: `Distribution of the elements of ${chosen.name}`,
     x: { domain: [chosen.low, chosen.high], label: `value of an element of ${chosen.name}` },
@@ -194,9 +197,6 @@ function drawNorms(model) {
             .filter((x) => x > chosen.low && x < chosen.high)
             .map((x) => ({ x })),
   });
-  document.getElementById('norm-caption').textContent =
-    'Elements of the gain γ or bias β of a layer norm, all draws or runs together (Fig. 5). Where they fall into two ' +
-    'groups, dotted lines part those at zero from those away from it; their count is the effective embedding dimension.';
 }
 
 const MAP_MODES = { contacts: 'contacts', overlay: 'overlay', predictions: 'predictions' };
