@@ -6,7 +6,7 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from thermosphere.proteins import harvest, tempering
+from thermosphere.proteins import decorrelation, harvest, tempering
 from thermosphere.proteins import ladder as ladder_module
 from thermosphere.proteins.alphabet import encode
 from thermosphere.proteins.crew import Crew
@@ -349,6 +349,21 @@ def test_a_ladder_that_cannot_reach_the_target(protein, monkeypatch):
     # One step from T = 20 to T = 1: no walker at 20 ever has an energy fit for 1.
     with pytest.raises(RuntimeError, match="do not reach T = 1, level 2 of the ladder"):
         sample_sequences(model, tokens, seed=1, level_spacing=20.0)
+
+
+def test_weights_that_do_not_become_even(protein, monkeypatch):
+    model, tokens = protein
+    monkeypatch.setattr(ladder_module, "_LEARNING_VISITS", (1, 2))
+    with pytest.raises(RuntimeError, match=r"after 2 visits a level .* and a walker 0\.\d round"):
+        sample_sequences(model, tokens, seed=1)
+
+
+def test_a_target_whose_decorrelation_takes_too_long(protein, monkeypatch):
+    model, tokens = protein
+    monkeypatch.setattr(decorrelation, "_FIRST_VISITS", 50)
+    monkeypatch.setattr(decorrelation, "_MOST_VISITS", 50)
+    with pytest.raises(RuntimeError, match="in 50 visits of T = 2 a walker does not forget"):
+        sample_sequences(model, tokens, seed=1, temperature=2.0)
 
 
 def test_a_target_visited_too_rarely(monkeypatch):
