@@ -90,7 +90,7 @@ def test_without_triton_a_gpu_has_autograd(monkeypatch: pytest.MonkeyPatch) -> N
 def test_triton_is_imported_only_when_needed() -> None:
     script = (
         "import sys, torch; before = set(sys.modules)\n"
-        "import thermosphere.cli, thermosphere.runs.pipeline, thermosphere.models.potential\n"
+        "import thermosphere.doctor, thermosphere.models.potential\n"
         "import thermosphere.ops.attention_norm, thermosphere.ops.feedforward_norm\n"
         "import thermosphere.ops.masked_cross_entropy\n"
         "sys.exit('triton' in set(sys.modules) - before)"
