@@ -97,11 +97,9 @@ def test_gradient(name: str, chains: int, precision: str, benchmark: object) -> 
 
     benchmark.pedantic(graph.replay, rounds=1)  # type: ignore[attr-defined]
     took = device_seconds(graph.replay)
-    masked = float(
-        problem.sites.count[batch.indices.cpu()].masked_fill(batch.weights.cpu() == 0, 0).sum()
-    )
-    distinct = int((batch.weights > 0).sum())
-    rate = 3 * needed_operations(model, masked, distinct) / took
+    drawn = batch.indices[batch.weights > 0].cpu()  # of all chains, the distinct ones
+    masked = float(problem.sites.count[drawn].sum())
+    rate = 3 * needed_operations(model, masked, len(drawn)) / took
     share = rate / (matrix_rate() / 3)
     print(
         f"\nencoder_gradient_triton {name} C={chains} {precision}: {took * 1e6:.1f} us a replay, "

@@ -193,13 +193,15 @@ def test_a_captured_move_draws_the_next_batch_at_every_replay(shape: EncoderShap
     with torch.cuda.stream(torch.cuda.Stream()):
         move()
     torch.cuda.synchronize()
+    gradient = op(weights, *batch).gradient  # the static buffer
+    assert gradient is not None
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         move()
     step.zero_()
     for number in range(3):
         graph.replay()
-        replayed = op._gradient.clone()  # type: ignore[union-attr]
+        replayed = gradient.clone()
         drawn = draw_minibatch(
             seed=1, step=number, chain_ids=torch.arange(2), batch=4, examples=SEQUENCES
         )
