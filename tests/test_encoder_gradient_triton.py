@@ -7,6 +7,7 @@ import pytest
 import torch
 from numerics import assert_close, assert_same_bits
 from test_encoder_gradient import (
+    SEQUENCES,
     assert_agrees,
     feedforward,
     make_batch,
@@ -18,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from thermosphere.ops.encoder_gradient import EncoderResult, EncoderShape
 from thermosphere.ops.encoder_gradient_ref import encoder_gradient_ref
-from thermosphere.ops.minibatch import Minibatch
+from thermosphere.ops.minibatch import Minibatch, draw_minibatch
 
 pytest.importorskip("triton")
 import triton
@@ -172,6 +173,40 @@ def test_a_call_neither_allocates_nor_waits(
         assert one is not None
         assert other is not None
         assert one.data_ptr() == other.data_ptr()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("shape", [SMALL, SMALL_FF], ids=name_of)
+def test_a_captured_move_draws_the_next_batch_at_every_replay(shape: EncoderShape) -> None:
+    from thermosphere.ops.minibatch_triton import launch
+
+    weights, batch = make_weights(shape, 2).cuda(), to("cuda", make_batch(2, 4))
+    step = torch.zeros(1, dtype=torch.int64, device="cuda")
+    ids = torch.arange(2, device="cuda")
+    op = fresh(shape, 2, 4, "cuda")
+
+    def move() -> None:
+        launch(batch, seed=1, step=step, chain_ids=ids, examples=SEQUENCES)
+        op(weights, *batch)
+        step.add_(1)
+
+    with torch.cuda.stream(torch.cuda.Stream()):
+        move()
+    torch.cuda.synchronize()
+    gradient = op(weights, *batch).gradient  # the static buffer
+    assert gradient is not None
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        move()
+    step.zero_()
+    for number in range(3):
+        graph.replay()
+        replayed = gradient.clone()
+        drawn = draw_minibatch(
+            seed=1, step=number, chain_ids=torch.arange(2), batch=4, examples=SEQUENCES
+        )
+        assert_same_bits(batch.indices, drawn.indices, f"step {number}")
+        assert_same_bits(op(weights, *to("cuda", drawn)).gradient, replayed, f"step {number}")
 
 
 def test_bad_arguments_are_one_line(gpu: str) -> None:

@@ -87,10 +87,17 @@ def test_without_triton_a_gpu_has_autograd(monkeypatch: pytest.MonkeyPatch) -> N
     assert findings["Triton"] == "not installed (extra: gpu)"
 
 
+def test_an_old_triton_does_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("thermosphere.models.fused.version", lambda name: "3.4.1")
+    tf1 = named_model("tf1")
+    assert triton_obstacle(tf1, "cuda") == "Triton must be at least 3.5, got 3.4.1"
+    assert chosen_backend("here", "auto", tf1, "cuda") == "autograd"
+
+
 def test_triton_is_imported_only_when_needed() -> None:
     script = (
         "import sys, torch; before = set(sys.modules)\n"
-        "import thermosphere.cli, thermosphere.runs.pipeline, thermosphere.models.potential\n"
+        "import thermosphere.doctor, thermosphere.models.potential\n"
         "import thermosphere.ops.attention_norm, thermosphere.ops.feedforward_norm\n"
         "import thermosphere.ops.masked_cross_entropy\n"
         "sys.exit('triton' in set(sys.modules) - before)"

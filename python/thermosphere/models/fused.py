@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
@@ -16,6 +17,7 @@ from thermosphere.ops.encoder_gradient import EncoderData, EncoderShape, encoder
 from thermosphere.ops.mean_attention import mean_attention
 
 BACKENDS = ("auto", "fused", "triton", "autograd")
+TRITON = "3.5"  # the oldest whose loops can be told to keep operands where they are
 
 
 def encoder_shape(model: Model) -> EncoderShape:
@@ -37,6 +39,12 @@ def triton_obstacle(model: Model, device: torch.device | str) -> str | None:
     """Why Triton's kernels do not serve this model, as one phrase; None where they do."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed (extra: gpu)"
+    try:
+        found = version("triton")
+    except PackageNotFoundError:  # it came with a torch under another name
+        found = TRITON
+    if tuple(map(int, found.split(".")[:2])) < tuple(map(int, TRITON.split("."))):
+        return f"Triton must be at least {TRITON}, got {found}"
     if torch.device(device).type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"it runs on a GPU, not on {device}"
     return encoder_shape(model).obstacle()

@@ -31,7 +31,10 @@ from thermosphere.ops.flat_tensors import FlatTensors
 from thermosphere.ops.masked_rows_triton import MaskedRows
 from thermosphere.ops.partial_sums_triton import Segment, SegmentSums, rows_per_group
 
-ROWS, TILE = 32, 32  # of a program; benchmarks/triton_resources.py has the registers
+# Rows and features of a program, where both sides of its products are m wide, and where one is d:
+# more spill, and fewer features leave warps without a product (benchmarks/triton_resources.py).
+SQUARE = {"ROWS": 16, "TILE": 64}
+NARROW = {"ROWS": 32, "TILE": 32}
 
 
 class FeedforwardTriton:
@@ -102,11 +105,12 @@ class FeedforwardTriton:
         code, hidden_code = data.code_embedding, data.code_hidden
         wide = {"WIDE": tile_width(d)}
         network: dict[str, Any] = {"n": n, "d": d, "vocabulary": v}
-        tiles: dict[str, Any] = {"ROWS": ROWS, "TILE": TILE, "PRECISION": self._precision}
-        tiles |= {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
-        by_group = {"CHUNKS": self._group // ROWS}
-        across = triton.cdiv(m, TILE)
-        down = triton.cdiv(capacity, ROWS)
+        options: dict[str, Any] = {"PRECISION": self._precision, "num_warps": 4, "num_stages": 1}
+        options |= {"enable_fp_fusion": True}
+        square, narrow = options | SQUARE, options | NARROW
+        square_group = {"CHUNKS": self._group // SQUARE["ROWS"]}
+        narrow_group = {"CHUNKS": self._group // NARROW["ROWS"]}
+        across, down = triton.cdiv(m, SQUARE["TILE"]), triton.cdiv(capacity, SQUARE["ROWS"])
         sites = max(16, triton.next_power_of_2(n))
         first_norm = (embedding, gain1, bias1)
 
@@ -118,13 +122,13 @@ class FeedforwardTriton:
         ff_hidden_kernel[(down, across, chains)](
             first, source, code, weights, self._pooled, self._active,
             *first_norm, weight1, hidden_bias,
-            batch, capacity, size, code.stride(0), **network, m=m, **wide, **tiles,
+            batch, capacity, size, code.stride(0), **network, m=m, **wide, **square,
         )  # fmt: skip
         ff_second_kernel[(down, across, chains)](
             first, source, code, hidden_code, weights, self._active, self._second, self._summed,
             *first_norm, weight2, second_bias, residual, residual_bias,
             batch, capacity, size, code.stride(0), hidden_code.stride(0),
-            **network, m=m, **wide, **tiles,
+            **network, m=m, **wide, **square,
         )  # fmt: skip
         partial = None if self._sums is None else self._sums.partials[1]
         none = gradient is None
@@ -135,7 +139,7 @@ class FeedforwardTriton:
             None if none else partial,
             gain2, bias2, output, output_bias, output_bias - weight1,
             batch, capacity, size, 0 if partial is None else partial.stride(1),
-            m=m, vocabulary=v, WITH_SLOPES=not none, TOKENS=tile_width(v), **by_group, **tiles,
+            m=m, vocabulary=v, WITH_SLOPES=not none, TOKENS=tile_width(v), **square_group, **square,
         )  # fmt: skip
         if gradient is None:
             return
@@ -143,32 +147,32 @@ class FeedforwardTriton:
         assert partial is not None
         ff_hidden_slope_kernel[(down, across, chains)](
             first, weights, self._active, self._second, self._summed_slope, self._hidden_slope,
-            weight2, batch, capacity, size, m=m, **tiles,
+            weight2, batch, capacity, size, m=m, **square,
         )  # fmt: skip
-        ff_row_slope_kernel[(down, chains)](
+        ff_row_slope_kernel[(triton.cdiv(capacity, NARROW["ROWS"]), chains)](
             first, weights, self._summed_slope, self._hidden_slope,
             self._u_slope, self._pooled_slope,
-            weight1, residual, batch, capacity, size, d=d, m=m, **wide, **tiles,
+            weight1, residual, batch, capacity, size, d=d, m=m, **wide, **narrow,
         )  # fmt: skip
         ff_weight2_slope_kernel[(across * across, self.groups, chains)](
             first, source, hidden_code, self._active, self._second, self._summed_slope, partial,
             weight2 - weight1, second_bias - weight1,
             batch, capacity, hidden_code.stride(0), partial.stride(1),
-            n=n, m=m, TILES=across, **by_group, **tiles,
+            n=n, m=m, TILES=across, **square_group, **square,
         )  # fmt: skip
-        ff_input_slope_kernel[(across, self.groups, chains)](
+        ff_input_slope_kernel[(triton.cdiv(m, NARROW["TILE"]), self.groups, chains)](
             first, source, code, weights, self._pooled, self._summed_slope, self._hidden_slope,
             partial, *first_norm,
             0, hidden_bias - weight1, residual - weight1, residual_bias - weight1,
             batch, capacity, size, code.stride(0), partial.stride(1),
-            **network, m=m, **by_group, **wide, **tiles,
+            **network, m=m, **narrow_group, **wide, **narrow,
         )  # fmt: skip
         ff_output_slope_kernel[(across, self.groups, chains)](
             first, weights, self._summed, self._mean, self._inverse_deviation, self._logit_slope,
             partial, gain2, bias2, output,
             gain2 - weight1, bias2 - weight1, output - weight1,
             batch, capacity, size, partial.stride(1),
-            m=m, vocabulary=v, TOKENS=tile_width(v), **by_group, **tiles,
+            m=m, vocabulary=v, TOKENS=tile_width(v), **square_group, **square,
         )  # fmt: skip
         pool_backward_kernel[(batch, chains)](
             data.tokens, indices, code, *norm1[:2], first, source,
