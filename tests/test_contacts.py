@@ -213,7 +213,7 @@ def test_mean_attention_refuses_bad_input() -> None:
         mean_attention(model, weights, sequences, chunk=0)
     with pytest.raises(ValueError, match="sequences must hold at least one"):
         mean_attention(model, weights, sequences.subset(slice(0)))
-    with pytest.raises(ValueError, match="backend must be one of auto, fused, autograd, got 'x'"):
+    with pytest.raises(ValueError, match="one of auto, fused, triton, autograd, got 'x'"):
         mean_attention(model, weights, sequences, backend="x")
     with pytest.raises(ValueError, match=r"needs float32 weights, got torch.float64"):
         mean_attention(model, weights.double(), sequences, backend="fused")

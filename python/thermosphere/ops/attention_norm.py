@@ -196,7 +196,7 @@ def _(
         shapes: tuple[tuple[int, ...], ...] = (wide, wide, wide, thin, thin)
     else:
         own = (r, padded(d))
-        parts = (own, own, own, (n, padded(r)), (r,))
+        parts = (own, own, own, (n + 1, padded(r)), (r,))
         shapes = tuple((chains, batch, *part) for part in parts)
     return out, *(x.new_empty(shape) for shape in shapes)
 
