@@ -199,8 +199,9 @@ class Progress:
             return None
         return average(values, burn_in=BURN_IN)
 
-    def expected_bias(self, temperature: int) -> float:
-        """N T r̄/2 with the masses and the noise of now (analysis/noise_directions.py)."""
+    def harmonic_bias(self, temperature: int) -> float:
+        """The harmonic N T r̄/2 with the masses and the noise of now
+        (analysis/noise_directions.py)."""
         state, first = self.state, temperature * self.problem.chains
         rows = slice(first, first + self.problem.chains)
         shares = realised_t_ratio(
@@ -246,7 +247,7 @@ def print_table(problem: Problem, cases: list[Progress]) -> None:
                 b = bias(mean, exact[k], temperature=temperature, slope=slope, lowest=lowest)
                 line += (
                     f" {b.difference:+9.4f} {b.error:8.4f} {100 * b.of_excess:+10.2f}%"
-                    f" {100 * b.of_temperature:+7.1f}% {progress.expected_bias(k):8.4f}"
+                    f" {100 * b.of_temperature:+7.1f}% {progress.harmonic_bias(k):8.4f}"
                 )
             print(line, progress.failure)
         small = [p for p in cases[1:] if p.case.t_ratio is not None and p.case.t_ratio <= SMALL]

@@ -3,12 +3,15 @@
 In x = sqrt(M) w, where the masses are one, white noise has the same strength in every direction.
 Mini-batch noise is made to have a share r_i of it in every coordinate, but its covariance is not
 diagonal: it has the directions of single examples' gradients. Where those are stiff and few, they
-get all of the noise that N coordinates were to share: in a harmonic direction every T of it adds
-T/2 to ⟨U⟩, while the flat directions that the white noise is then missing in lose nothing. So
+get all of the noise that N coordinates were to share, and are hot, while the flat directions that
+the white noise is then missing in are cold but cost no energy. The kinetic temperature, a mean over
+all of them, stays T; ⟨U⟩ rises in proportion to the share. If the stiff directions are harmonic and
+all others flat, by
 
-    bias of ⟨U⟩ ≈ N T r̄ / 2,    r̄ the mean of r_i over the parameters,
+    N T r̄ / 2,    r̄ the mean of r_i over the parameters;
 
-with mini-batch noise in stiff directions only, and less where it is not.
+benchmarks/bias_table.py prints it beside what is measured, which for tf1-small is several times
+larger: directions at many times T are no longer harmonic.
 """
 
 from __future__ import annotations
