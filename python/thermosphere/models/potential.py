@@ -113,7 +113,7 @@ class MaskedLanguagePotential:
         batch: Minibatch | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(losses (C,), gradient (C, N)) in the dtype of `weights`, but losses float64 from the
-        fused kernel: sums of float32 rows. ValueError for bad shapes."""
+        kernels of our own: sums of float32 rows. ValueError for bad shapes."""
         return self.gradient(weights, batch)
 
     def gradient(
@@ -132,7 +132,7 @@ class MaskedLanguagePotential:
             if self._triton is not None:
                 result = self._triton(weights, batch)
                 assert result.gradient is not None
-                return result.losses.to(weights.dtype), result.gradient
+                return result.losses, result.gradient
             result = encoder_gradient(
                 encoder_shape(self.model),
                 fused_data(self.model, self.sites),
