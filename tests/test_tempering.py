@@ -1,7 +1,11 @@
 """Simulated tempering: the exact law on systems small enough to enumerate, and its promises."""
 
+import os
+import subprocess
+import sys
 from dataclasses import fields, replace
 from itertools import permutations, product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -265,6 +269,23 @@ def test_seed_decides_and_threads_do_not(moves, method):
     assert same(runs[0], runs[2])
     other = small_run(moves, method=method, harvest_spacing=None, seed=6)
     assert (runs[0].sequences != other.sequences).any()
+
+
+def test_bits_do_not_depend_on_the_instruction_set(tmp_path):
+    """The same run compiled for the plainest processor of this kind, in a process of its own."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from test_tempering import small_run\n"
+        "small_run('swap', harvest_spacing=None).save(sys.argv[2])"
+    )
+    path = tmp_path / "sequences.npz"
+    plain = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    subprocess.run(
+        [sys.executable, "-c", code, str(Path(__file__).parent), str(path)],
+        env=os.environ | plain | {"NUMBA_CACHE_DIR": str(tmp_path)},
+        check=True,
+    )
+    assert same(TemperingResult.load(path), small_run("swap", harvest_spacing=None))
 
 
 def test_walkers_are_independent_of_each_other():

@@ -22,6 +22,8 @@ _LEARNING_VISITS = tuple(400 << round for round in range(10))
 _VISITS_TO_EXTEND = 500
 _ROUNDS_TO_EXTEND = 200
 _MAXIMUM_LEVELS = 200
+# After one round trip a walker the coldest level of 2ABD got three quarters of its even share.
+_ROUND_TRIPS_TO_FREEZE = 10
 # Fewer visits than this tell less of a level than what was known before.
 _VISITS_TO_JUDGE = 100
 # A visit is at most this many sweeps, however few moves are accepted.
@@ -36,7 +38,7 @@ def learn_ladder(
     """The ladder from β = hot to β = target, with the weights and visits to freeze.
 
     Rounds with the whole ladder double in length until in one of them every level had at least half
-    of its even share of the visits and the walkers made a round trip each, on the average; the
+    of its even share of the visits and the walkers made ten round trips each, on the average; the
     weights are then improved by that round and frozen.
 
     Raises: RuntimeError where the ladder does not reach the target, or no round is so even.
@@ -70,7 +72,7 @@ def learn_ladder(
         ladder = _improve(crew, ladder, found, visit)
         share = found.counts[VISITS].min() / found.counts[VISITS].mean()
         trips = crew.round_trips() / len(crew.walkers)
-        if share >= 0.5 and trips >= 1.0:
+        if share >= 0.5 and trips >= _ROUND_TRIPS_TO_FREEZE:
             rounds.close()
             return ladder
     raise RuntimeError(
