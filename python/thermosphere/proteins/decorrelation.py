@@ -21,7 +21,7 @@ from thermosphere.proteins.harvest import fill, new_harvests
 from thermosphere.proteins.walker import Ladder
 
 _WINDOW = 10.0
-_FIRST_VISITS, _MOST_VISITS = 4_000, 64_000  # a walker
+_FIRST_VISITS, _MOST_VISITS = 8_000, 128_000  # a walker; τ of 2ABD to 13 %
 _INDEPENDENT = 100  # visits, in units of 2τ and all walkers together, that τ is read from
 _STARTS = 4_000  # sequences that q(t) is averaged over, at each t
 

@@ -72,7 +72,8 @@ def sample_sequences(
         method: "simulated" tempering, a walker moves among the levels; "parallel" tempering, a
             walker is a replica at every level (walker.py).
         level_spacing: Δβ·σ_E of neighbouring levels.
-        visit: accepted moves a site in one visit of a level; sets the proposals a visit.
+        visit: accepted moves a site in one visit of a cold level, fewer where most are accepted;
+            sets the proposals a visit.
         harvest_spacing: visits of the target level from one harvest to the next; by default twice
             the measured integrated autocorrelation time of energy or overlap, the longer one.
         walkers: independent walkers.
