@@ -19,6 +19,7 @@ enum class Stream : uint32_t {
   trajectory = 7,      // momenta of a hybrid Monte Carlo trajectory
   acceptance = 8,      // whether its end is accepted
   length = 9,          // how many steps it has
+  curvature = 10,      // where a search for the stiffest direction starts
 };
 
 struct Words {

@@ -148,7 +148,7 @@ def test_a_checkpoint_of_other_weights_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["run", "--preset", "nothing"], "preset: expected one of demo, paper, smoke"),
+        (["run", "--preset", "nothing"], "preset: expected one of demo, laptop, paper, smoke"),
         (["run", "--config", "nothing.toml"], "nothing.toml: No such file"),
         (["run", "--preset", "smoke", "--set", "sed=1"], "unknown key 'sed'; did you mean 'seed'"),
         (["run", "--preset", "smoke", "--set", "seed=-1"], "seed: Expected `int` >= 0, got"),

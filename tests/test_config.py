@@ -159,5 +159,5 @@ def test_files_are_relative_to_the_settings_file(tmp_path) -> None:  # type: ign
 
 
 def test_unknown_preset() -> None:
-    with pytest.raises(ValueError, match="expected one of demo, paper, smoke, got 'dmo'"):
+    with pytest.raises(ValueError, match="expected one of demo, laptop, paper, smoke, got 'dmo'"):
         preset_text("dmo")

@@ -317,18 +317,3 @@ def test_the_time_step_is_a_unit_where_masses_follow_the_noise(scheme: str) -> N
         assert torch.equal(other.weights, ends[0].weights)
     assert torch.equal(8 * ends[0].momenta, ends[2].momenta)
     assert torch.equal(64 * ends[0].masses, ends[2].masses)
-
-
-def test_the_whole_set_has_no_gradient_noise() -> None:
-    sampler = make_sampler(batch=None)
-    with pytest.raises(
-        ValueError,
-        match=r"^masses: expected gradient noise, got variance 0 .*the whole set\? Then ",
-    ):
-        sampler.init(start_weights(3))
-    state = sampler.init(start_weights(3), masses=200.0, norm2=Q)
-    assert bool((state.noise_variance == 0).all())
-    loss = sampler.run(state, 10)
-    assert bool(torch.isfinite(loss).all())
-    exact, _ = sampler.potential(state.weights)
-    assert sampler.run(state, 1).tolist() == exact.double().tolist()

@@ -92,7 +92,7 @@ def _described(verb: str) -> str:
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--preset", help="built-in settings: demo (default), paper, smoke")
+    source.add_argument("--preset", help="built-in settings: demo (default), laptop, paper, smoke")
     source.add_argument(
         "--config", type=Path, metavar="FILE", help="settings in TOML (see `thermosphere config`)"
     )

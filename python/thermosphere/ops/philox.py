@@ -29,6 +29,7 @@ class Stream(IntEnum):
     TRAJECTORY = 7
     ACCEPTANCE = 8
     LENGTH = 9
+    CURVATURE = 10
 
 
 def check_counter(op: str, seed: int, step: int) -> None:

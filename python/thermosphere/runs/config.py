@@ -36,7 +36,7 @@ FILES = (
 )
 Checked = TypeVar("Checked", bound=Struct)
 
-PRESETS = ("demo", "paper", "smoke")
+PRESETS = ("demo", "laptop", "paper", "smoke")
 
 
 class Section(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=False):
@@ -122,13 +122,15 @@ class Sampling(Section, frozen=True):
     metric_correction: bool | None = None
     ridge: Annotated[float, Meta(ge=0)] = 0.0  # λ of (λ/2)|w|², added to U
     tether: Annotated[float, Meta(ge=0)] = 0.0  # γ of (γ/2)|w - w0|², w0 the chain's start
-    batch: Count = 64
+    batch: Count | Literal["all"] = 64  # "all": the whole training set, no gradient noise
     dt: Positive = 1.0
     m1: Fraction = 0.1
     t_ratio: Fraction | None = None
     t_ratio_max: Fraction | None = None
     t_ratio_cap: Fraction = 1e-2
     displacement: Positive = 0.005
+    stiffness: Positive = 0.8  # ω dt of the stiffest mode where batch is "all"
+    noise_batch: Count = 64  # of the variances that shape the masses then
     variance_floor: Positive | Literal["median"] | None = None
     average_axis: Index | None = None
     noise_draws: Annotated[int, Meta(ge=2)] = 100
@@ -142,7 +144,8 @@ class Sampling(Section, frozen=True):
     def options(self) -> LangevinOptions:
         """The sampler's options; raises ValueError where two of them disagree."""
         names = set(LangevinOptions.__dataclass_fields__) & set(self.__struct_fields__)
-        return LangevinOptions(**{name: getattr(self, name) for name in names})
+        values = {name: getattr(self, name) for name in names}
+        return LangevinOptions(**{**values, "batch": None if self.batch == "all" else self.batch})
 
 
 class Analysis(Section, frozen=True):

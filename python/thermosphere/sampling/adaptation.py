@@ -88,11 +88,8 @@ class Adaptation:
     def _measure_start(self, state: LangevinState) -> torch.Tensor:
         """Noise at the start; every chain sees the same mini-batches, so equal weights need one
         estimate."""
-        by_bits: dict[bytes, list[int]] = {}
-        for row, weights in enumerate(state.weights):
-            by_bits.setdefault(weights.numpy().tobytes(), []).append(row)
-        groups = list(by_bits.values())
-        first = torch.tensor([group[0] for group in groups])
+        groups = self._same_start(state)
+        first = torch.stack([group[0] for group in groups])
         same_batches = torch.zeros(len(groups), dtype=torch.int64)
         variance, gradient = self._estimate(state.weights[first].contiguous(), 0, same_batches)
         mean_gradient = torch.empty_like(state.weights)
@@ -101,14 +98,20 @@ class Adaptation:
             mean_gradient[group] = gradient[at]
         return mean_gradient
 
+    @staticmethod
+    def _same_start(state: LangevinState) -> list[torch.Tensor]:
+        """Rows, (K,) int64 each, whose weights have the same bits."""
+        by_bits: dict[bytes, list[int]] = {}
+        for row, weights in enumerate(state.weights):
+            by_bits.setdefault(weights.numpy().tobytes(), []).append(row)
+        return [torch.tensor(group) for group in by_bits.values()]
+
     def _estimate(
         self, weights: torch.Tensor, step: int, chain_ids: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Variance and mean of the mini-batch gradients, both (R, N) float32."""
         o = self.options
-        if o.batch is None:
-            _, gradient = self.potential(weights, None)
-            return torch.zeros_like(weights), gradient
+        assert o.batch is not None  # the whole set has no noise: full_batch.py
         estimate = estimate_noise(
             self.potential,
             weights,

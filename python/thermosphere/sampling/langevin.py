@@ -27,6 +27,7 @@ import torch
 from thermosphere.models.potential import Potential
 from thermosphere.ops.philox import Stream
 from thermosphere.sampling.adaptation import Adaptation
+from thermosphere.sampling.full_batch import FullBatchAdaptation
 from thermosphere.sampling.moves import Moves, UnreachableSphereError
 from thermosphere.sampling.options import LangevinOptions
 from thermosphere.sampling.start import (
@@ -85,7 +86,8 @@ class Langevin:
         self.temperature = checked_temperature(temperature)
         self.seed = checked_seed(seed)
         self.moves = Moves(potential, self.options, seed, threads)
-        self.adaptation = Adaptation(potential, self.options, seed)
+        adaptation = Adaptation if self.options.batch is not None else FullBatchAdaptation
+        self.adaptation = adaptation(potential, self.options, seed)
 
     def init(
         self,
