@@ -20,7 +20,11 @@ STAGES = {
     "sequences": "contact map or couplings → Potts sequences by adaptive simulated tempering",
     "dataset": "sequences → masks and splits",
     "train": "data set → early-stopped and over-trained weights",
+    "ladder": 'early-stopped weights → T* and a ladder around it (temperatures = "auto")',
+    "calibrate": "early-stopped weights → gradients and friction that mix fastest "
+    "(calibrated = true)",
     "sample": "early-stopped weights → weights sampled on the sphere at every temperature",
+    "cool": "samples → a second set, the ladder walked down from its hottest temperature",
     "report": "samples → thermodynamics, attention and contacts: figures, table and report.html",
 }
 
@@ -73,7 +77,15 @@ def _parser() -> argparse.ArgumentParser:
         "run", help="all stages, ending with the report", description=_described("run")
     )
     _add_stage_arguments(run)
-    run.set_defaults(verb=_stages, stages=tuple(STAGES))
+    run.set_defaults(verb=_stages, stages=tuple(stage for stage in STAGES if stage != "cool"))
+
+    reproduce = verbs.add_parser(
+        "reproduce",
+        help="the study: ladders found, settings calibrated, two sets of samples, report",
+        description=_described("reproduce"),
+    )
+    _add_stage_arguments(reproduce, preset="laptop")
+    reproduce.set_defaults(verb=_stages, stages=tuple(STAGES))
 
     for name, about in STAGES.items():
         stage = verbs.add_parser(name, help=about, description=f"{about}.  {_described(name)}")
@@ -86,13 +98,22 @@ def _described(verb: str) -> str:
     if verb == "config":
         return "Print the settings of a preset or file with every default written out, as TOML."
     if verb == "run":
+        return (
+            "Run every stage but cool: "
+            + ", ".join(stage for stage in STAGES if stage != "cool")
+            + ". Finished stages are kept with --resume."
+        )
+    if verb == "reproduce":
         return "Run every stage: " + ", ".join(STAGES) + ". Finished stages are kept with --resume."
     return "Settings come from a preset or a TOML file, or from the config.toml of the directory."
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def _add_settings(parser: argparse.ArgumentParser, *, preset: str = "demo") -> None:
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--preset", help="built-in settings: demo (default), laptop, paper, smoke")
+    source.add_argument(
+        "--preset", help=f"built-in settings: demo, laptop, paper, smoke; default {preset}"
+    )
+    parser.set_defaults(default_preset=preset)
     source.add_argument(
         "--config", type=Path, metavar="FILE", help="settings in TOML (see `thermosphere config`)"
     )
@@ -117,8 +138,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_stage_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_settings(parser)
+def _add_stage_arguments(parser: argparse.ArgumentParser, *, preset: str = "demo") -> None:
+    _add_settings(parser, preset=preset)
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="DIR", help="the run's directory"
     )
@@ -183,7 +204,7 @@ def _settings(parsed: argparse.Namespace) -> Config:
         return load_config(
             text, where=str(parsed.config), changes=changes, path_base=parsed.config.parent
         )
-    preset = parsed.preset or "demo"
+    preset = parsed.preset or parsed.default_preset
     return load_config(
         preset_text(preset), where=f"preset {preset}", changes=changes, path_base=here
     )

@@ -34,6 +34,11 @@ FILES = (
     ("sequences", "interactions"),
     ("sequences", "couplings"),
 )
+MAY_GROW = (".draws", ".max_epochs", ".reference_epochs", ".trial_seconds")
+
+# T/T*, densest around the peak.
+SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
+
 Checked = TypeVar("Checked", bound=Struct)
 
 PRESETS = ("demo", "laptop", "paper", "smoke")
@@ -106,9 +111,11 @@ class Training(Section, frozen=True):
 class Sampling(Section, frozen=True):
     """The temperature ladder and the sampler's numbers (LangevinOptions; none: its rule)."""
 
-    temperatures: Annotated[list[Positive], Meta(min_length=1)] = msgspec.field(
+    # "auto": shares of T* where the ladder's pilot finds it
+    temperatures: Annotated[list[Positive], Meta(min_length=1)] | Literal["auto"] = msgspec.field(
         default_factory=lambda: [1e-5, 3e-5, 6e-5, 1e-4, 2e-4, 3e-4, 6e-4, 1e-3]
     )
+    calibrated: bool = False  # batch, step and m1 from MODEL/calibration.toml
     chains: Count = 2  # a temperature
     draws: Count = 100  # kept a chain
     moves_per_draw: Count = 100
@@ -148,6 +155,19 @@ class Sampling(Section, frozen=True):
         return LangevinOptions(**{**values, "batch": None if self.batch == "all" else self.batch})
 
 
+class Pilot(Section, frozen=True):
+    """Short runs before the long ones: where the ladder goes, what mixes fastest."""
+
+    chains: Annotated[int, Meta(ge=2)] = 2
+    coldest: Positive = 2e-6  # where the ladder's heating starts, in units of U
+    ladder_moves: Annotated[int, Meta(ge=2)] = 250  # a temperature
+    shares: Annotated[list[Positive], Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: list(SHARES)  # of T*
+    )
+    settling: Count = 1_000  # moves from ES weights to where all trials start
+    trial_seconds: Annotated[float, Meta(ge=0)] = 40.0  # of each trial
+
+
 class Analysis(Section, frozen=True):
     """What is computed from the samples."""
 
@@ -165,6 +185,7 @@ class Analysis(Section, frozen=True):
 class ModelRun(Section, frozen=True):
     training: Training = msgspec.field(default_factory=Training)
     sampling: Sampling = msgspec.field(default_factory=Sampling)
+    pilot: Pilot = msgspec.field(default_factory=Pilot)
 
 
 class Config(Section, frozen=True):
@@ -238,14 +259,17 @@ def first_difference(old: Config, new: Config, settled: Callable[[str], bool]) -
         free = key == "name" or key.startswith("analysis.") or key.endswith("checkpoint_seconds")
         if was == now or free or not settled(key):
             continue
-        if key.endswith((".draws", ".max_epochs", ".reference_epochs")) and now > was:
+        if (
+            key.endswith((".draws", ".max_epochs", ".reference_epochs", ".trial_seconds"))
+            and now > was
+        ):
             continue
         return f"{key}: saved {was!r}, now {now!r}"
     return None
 
 
 def _spread_defaults(table: dict[str, Any], where: str) -> None:
-    shared = {name: table.pop(name) for name in ("training", "sampling") if name in table}
+    shared = {name: table.pop(name) for name in ("training", "sampling", "pilot") if name in table}
     models = table.setdefault("models", {"tf1-small": {}})
     if not isinstance(models, dict) or not models:
         raise ValueError(f"{where}: models: expected tables [models.NAME], got {models!r}")
@@ -286,11 +310,12 @@ def _check(config: Config, where: str) -> None:
             f"got {config.sequences.hot_temperature}"
         )
     for name, model in config.models.items():
-        temperatures = model.sampling.temperatures
-        if sorted(set(temperatures)) != temperatures:
-            raise ValueError(
-                f"{where}: models.{name}.sampling.temperatures: expected rising, got {temperatures}"
-            )
+        for key, rising in (
+            ("sampling.temperatures", model.sampling.temperatures),
+            ("pilot.shares", model.pilot.shares),
+        ):
+            if rising != "auto" and sorted(set(rising)) != rising:
+                raise ValueError(f"{where}: models.{name}.{key}: expected rising, got {rising}")
         if model.sampling.test_sequences > config.data.test:
             raise ValueError(
                 f"{where}: models.{name}.sampling.test_sequences must be <= data.test = "

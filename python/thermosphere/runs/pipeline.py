@@ -1,4 +1,4 @@
-"""A run: one directory, one configuration, six stages from a structure to a report.
+"""A run: one directory, one configuration, stages from a structure to a report.
 
     DIR/config.toml                 the settings, resolved
     DIR/contacts.toml               contacts:  contact map and native sequence; couplings need none
@@ -6,8 +6,11 @@
     DIR/dataset.npz                 dataset:   masks and splits
     DIR/MODEL/stage1.safetensors    train:     early-stopped runs, which fix Q
     DIR/MODEL/references.safetensors           ES and OT weights
+    DIR/MODEL/ladder.csv            ladder:    T* and the pilot that found it
+    DIR/MODEL/calibration.toml, .csv    calibrate: gradients and friction that mix fastest
     DIR/MODEL/samples.zarr          sample:    observables and weights; checkpoint.safetensors
     beside it
+    DIR/MODEL/cooling.zarr          cool:      a second set, from the neighbouring temperature
     DIR/report.html, figures/, MODEL/thermodynamics.csv    report
 
 Each stage reads files and writes files, so any of them can be run alone, replaced by hand, or
@@ -23,6 +26,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import msgspec
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -35,7 +39,17 @@ from thermosphere.proteins.fasta import read_sequences, write_fasta
 from thermosphere.proteins.structure import ContactMap, contact_map, native_2abd
 from thermosphere.proteins.tempering import sample_sequences
 from thermosphere.proteins.tempering_result import TemperingResult
-from thermosphere.runs.config import Config, ModelRun, first_difference, load_config
+from thermosphere.runs.calibration import (
+    FULL_BATCH,
+    TRIALS,
+    calibrate,
+    calibration_text,
+    read_settings,
+    save_calibration,
+)
+from thermosphere.runs.config import Config, ModelRun, Sampling, first_difference, load_config
+from thermosphere.runs.cooling import cool_model
+from thermosphere.runs.ladder import Ladder, find_ladder
 from thermosphere.runs.sample import sample_model
 from thermosphere.runs.sequence_model import sequence_model, starting_sequence
 from thermosphere.training import EarlyStopped, References, train_early_stopped, train_references
@@ -96,7 +110,10 @@ class Run:
             "sequences": self.sequences,
             "dataset": self.dataset,
             "train": self.train,
+            "ladder": self.ladder,
+            "calibrate": self.calibrate,
             "sample": self.sample,
+            "cool": self.cool,
             "report": self.report,
         }
         if stage not in steps:
@@ -220,24 +237,108 @@ class Run:
         for name, settings in self.config.models.items():
             self._train(name, settings, data)
 
+    def ladder(self) -> None:
+        """ES weights → T* and the ladder of every model whose temperatures are "auto"."""
+        for name, settings in self.config.models.items():
+            if settings.sampling.temperatures != "auto":
+                continue
+            output = self.directory / name / "ladder.csv"
+            checkpoint = output.with_name("ladder.checkpoint.safetensors")
+            if self._done(output, "ladder"):
+                checkpoint.unlink(missing_ok=True)
+                continue
+            self._done(checkpoint, "ladder")  # refuses an unfinished pilot unless resuming
+            potential, references = self._potential(name, settings)
+            found = find_ladder(
+                potential,
+                self._pilot_start(references, settings),
+                float(references.norm2),
+                coldest=settings.pilot.coldest,
+                moves=settings.pilot.ladder_moves,
+                seed=stage_seed(self.config.seed, f"ladder {name}"),
+                options=FULL_BATCH,
+                checkpoint=checkpoint,
+                on_temperature=lambda temperature, loss: self._say(
+                    f"ladder: T = {temperature:.3g}, <U> = {loss:.4f}"
+                ),
+            )
+            found.save(output)
+            checkpoint.unlink(missing_ok=True)
+            self._say(f"ladder {name}: T* = {found.peak:.4g} → {output}")
+
+    def calibrate(self) -> None:
+        """ES weights → gradients and friction that mix fastest at T*, for every model with
+        sampling.calibrated.
+
+        Where the temperatures are given, at the middle one. What earlier calls measured is kept,
+        and longer pilot.trial_seconds add to it.
+        """
+        for name, settings in self.config.models.items():
+            if not settings.sampling.calibrated:
+                continue
+            directory = self.directory / name
+            self._done(directory / "calibration.toml", "calibrate")
+            potential, references = self._potential(name, settings)
+            if settings.sampling.temperatures == "auto":
+                temperature = Ladder.load(self._needs(f"{name}/ladder.csv", "ladder")).peak
+            else:
+                ladder = settings.sampling.temperatures
+                temperature = ladder[len(ladder) // 2]
+            with tqdm(
+                total=len(TRIALS) * settings.pilot.trial_seconds,
+                desc=f"calibrating {name}",
+                bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s{postfix}",
+                disable=not self.progress,
+            ) as bar:
+
+                def on_turn(about: str, seconds: float, bar: tqdm = bar) -> None:
+                    bar.set_postfix_str(about, refresh=False)
+                    bar.update(seconds - bar.n)
+
+                found = calibrate(
+                    directory / "calibration",
+                    potential,
+                    self._pilot_start(references, settings),
+                    float(references.norm2),
+                    temperature,
+                    float(references.over_trained_losses[:, 0].min()),
+                    settling=settings.pilot.settling,
+                    seconds=settings.pilot.trial_seconds,
+                    seed=stage_seed(self.config.seed, f"calibrate {name}"),
+                    on_turn=on_turn,
+                )
+            save_calibration(found, directory, name)
+            print(calibration_text(found, name), flush=True)
+
     def sample(self) -> None:
         """ES weights → samples.zarr of every model."""
         data = self._data()
         for name, settings in self.config.models.items():
-            directory = self.directory / name
-            references = References.load(self._needs(f"{name}/references.safetensors", "train"))
+            potential, references = self._potential(name, settings, data)
             sample_model(
-                directory,
-                MaskedLanguagePotential(
-                    named_model(name, length=data.length),
-                    data.train,
-                    backend=settings.sampling.backend,
-                ),
+                self.directory / name,
+                potential,
                 data,
                 references,
-                settings.sampling,
+                self._sampling(name, settings),
                 seed=stage_seed(self.config.seed, f"sample {name}"),
                 config=self.config.to_toml(),
+                resume=self.resume,
+                progress=self.progress,
+            )
+
+    def cool(self) -> None:
+        """samples.zarr → cooling.zarr of every model: the ladder walked down."""
+        data = self._data()
+        for name, settings in self.config.models.items():
+            self._needs(f"{name}/checkpoint.safetensors", "sample")
+            potential, _ = self._potential(name, settings, data)
+            cool_model(
+                self.directory / name,
+                potential,
+                data,
+                self._sampling(name, settings),
+                seed=stage_seed(self.config.seed, f"cool {name}"),
                 resume=self.resume,
                 progress=self.progress,
             )
@@ -311,6 +412,39 @@ class Run:
             checkpoint.unlink(missing_ok=True)
         self._say(f"train {name}: |w|² = Q = {norm2:.1f} → {output}")
 
+    def _potential(
+        self, name: str, settings: ModelRun, data: DataSet | None = None
+    ) -> tuple[MaskedLanguagePotential, References]:
+        data = data if data is not None else self._data()
+        references = References.load(self._needs(f"{name}/references.safetensors", "train"))
+        model = named_model(name, length=data.length)
+        return (
+            MaskedLanguagePotential(model, data.train, backend=settings.sampling.backend),
+            references,
+        )
+
+    def _pilot_start(self, references: References, settings: ModelRun) -> torch.Tensor:
+        """ES weights for each chain of the pilots, (C, N)."""
+        which = torch.arange(settings.pilot.chains) % len(references.early_stopped)
+        return references.early_stopped[which].contiguous()
+
+    def _temperatures(self, name: str, settings: ModelRun) -> list[float]:
+        """The ladder, rising: as given, or where the pilot put it."""
+        if settings.sampling.temperatures != "auto":
+            return settings.sampling.temperatures
+        ladder = Ladder.load(self._needs(f"{name}/ladder.csv", "ladder"))
+        return ladder.temperatures(settings.pilot.shares)
+
+    def _sampling(self, name: str, settings: ModelRun) -> Sampling:
+        """The model's sampling with what the pilots found."""
+        sampling = msgspec.structs.replace(
+            settings.sampling, temperatures=self._temperatures(name, settings)
+        )
+        if not sampling.calibrated:
+            return sampling
+        chosen = self._needs(f"{name}/calibration.toml", "calibrate")
+        return msgspec.structs.replace(sampling, **read_settings(chosen))
+
     def _protein(self) -> ContactMap:
         return ContactMap.load(self._needs("contacts.toml", "contacts"))
 
@@ -356,6 +490,9 @@ def _settled(directory: Path, key: str) -> bool:
         case "models" if ".sampling." in rest:
             name = rest.split(".")[0]
             outputs = [directory / name / "samples.zarr"]
+        case "models" if ".pilot." in rest:
+            name = rest.split(".")[0]
+            outputs = [directory / name / "ladder.csv", directory / name / "calibration.toml"]
         case "models":
             name = rest.split(".")[0]
             outputs = list((directory / name).glob("*.safetensors"))

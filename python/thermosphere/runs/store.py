@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -115,13 +115,19 @@ class SampleStore:
         return cls(path, group)
 
     def write(
-        self, draw: int, observables: Mapping[str, torch.Tensor], weights: torch.Tensor
+        self,
+        draw: int,
+        observables: Mapping[str, torch.Tensor],
+        weights: torch.Tensor,
+        rows: torch.Tensor | None = None,
     ) -> None:
-        """Write draw number ``draw``: observables (C,) each, weights (C, N)."""
+        """Write draw number ``draw``: observables (C,) each, weights (C, N); of these chains
+        (C,), neighbours in the store, where not of all."""
+        which = slice(None) if rows is None else slice(int(rows[0]), int(rows[-1]) + 1)
         with _readable(self.path):
             for name in OBSERVABLES:
-                self._array(name)[:, draw] = observables[name].numpy()
-            self._array("weights")[:, draw] = weights.numpy()
+                self._array(name)[which, draw] = observables[name].numpy()
+            self._array("weights")[which, draw] = weights.numpy()
 
     def _array(self, name: str) -> zarr.Array:
         array = self._group[name]
@@ -145,7 +151,9 @@ def open_samples(path: Path) -> xr.Dataset:
 
 
 def read_weights(
-    samples: xr.Dataset, chains: npt.NDArray[np.int64], draws: npt.NDArray[np.int64]
+    samples: xr.Dataset,
+    chains: npt.NDArray[np.int64],
+    draws: npt.NDArray[np.int64] | Sequence[int],
 ) -> npt.NDArray[np.float32]:
     """Weights (len(chains), len(draws), N) of an open store. ValueError, one line, for damage."""
     with _readable(Path(samples.encoding.get("source", "samples"))):

@@ -2,7 +2,8 @@
 step is as long as the stiffest direction lets it be (stiffness.py).
 
 M = D ω̂² dt² / s², D the variance of mini-batch gradients over its median (floored), ω̂² the
-largest curvature in units of D, s = ``stiffness``: ω dt of the stiffest mode.
+largest curvature in units of D, s = ``stiffness``: ω dt of the stiffest mode; heavier where a move
+would turn w by more than ``LARGEST_TURN``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from thermosphere.sampling.stiffness import largest_curvature
 # The first look at the curvature comes after this many moves, the next ones at twice the last until
 # ``adapt_every``: a start far from equilibrium softens or stiffens sixfold in its first hundreds.
 FIRST_LOOK = 50
+
+# A move may turn w by this angle, sqrt(T Σ 1/M / Q) dt: hot and soft, the sphere itself is what
+# bends.
+LARGEST_TURN = 0.1
 
 
 class FullBatchAdaptation(Adaptation):
@@ -35,6 +40,8 @@ class FullBatchAdaptation(Adaptation):
                 state.next_adaptation.fill_(min(FIRST_LOOK, self.options.adapt_every))
             for rows in self._same_start(state):
                 state.masses[rows] = self._measured(state, rows[:1])
+            turn = self._turn(state, torch.arange(len(state.weights)))
+            state.masses *= (turn / LARGEST_TURN).square().clamp(min=1.0).float()[:, None]
         everything = torch.ones_like(state.weights, dtype=torch.bool)
         chains = torch.arange(len(state.weights))
         self._redraw_momenta(state, chains, everything, mean_gradient)
@@ -52,7 +59,9 @@ class FullBatchAdaptation(Adaptation):
             step=state.step,
             chain_ids=state.chain_ids[rows],
         )
-        factor = curvature / wanted
+        factor = torch.maximum(
+            curvature / wanted, (self._turn(state, rows) / LARGEST_TURN).square()
+        )
         off = ((factor.clamp(min=0).sqrt() - 1).abs() > o.unchanged_tolerance) & (factor > 0)
         factor = torch.where(off, factor, 1.0)
         state.streak[rows] = torch.where(off, 1, state.streak[rows] + 1)
@@ -67,6 +76,11 @@ class FullBatchAdaptation(Adaptation):
         momenta = (state.momenta[rows].double() - kick) * factor.sqrt()[:, None] + kick
         state.momenta[rows] = torch.where(off[:, None], momenta.float(), state.momenta[rows])
         state.masses[rows] = (state.masses[rows].double() * factor[:, None]).float()
+
+    def _turn(self, state: LangevinState, rows: torch.Tensor) -> torch.Tensor:
+        """The angle of a thermal move, (R,) float64."""
+        lightness = state.masses[rows].double().reciprocal().sum(1)
+        return self.options.dt * (state.temperature[rows] * lightness / state.norm2[rows]).sqrt()
 
     def _measured(self, state: LangevinState, row: torch.Tensor) -> torch.Tensor:
         """Masses (1, N) float32 for one row. ValueError where no direction curves upwards."""

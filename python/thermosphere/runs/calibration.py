@@ -1,0 +1,377 @@
+"""What makes a study fast: which gradients, which friction. Measured, one model at one temperature.
+
+Every trial starts from the same weights, settled at the temperature, and they take turns, so that a
+machine's moods hit all alike. Two times are measured for each: seconds an effective draw of U, and
+seconds until w has lost its memory, w(0)·w(t)/Q = 1/e; where a trial did not get that far, from how
+far it did get. The sampler's settings are those of the pseudo-Langevin trial with the smallest
+product of the two, among those whose bias of ⟨U⟩ is within ``ALLOWED`` of ⟨U⟩ - U_min or not seen.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import tomli_w
+import torch
+
+from thermosphere.analysis import convergence
+from thermosphere.analysis.bias import Average, average
+from thermosphere.archive import read_archive, write_archive
+from thermosphere.models.potential import MaskedLanguagePotential
+from thermosphere.runs.trials import Series, Trial, TrialRun
+from thermosphere.sampling.langevin import Langevin
+from thermosphere.sampling.masses import floored_variance
+from thermosphere.sampling.noise import estimate_noise
+from thermosphere.sampling.options import LangevinOptions
+
+SETTLED = "thermosphere settled weights"
+ALLOWED = 0.01  # bias, as a share of ⟨U⟩ - U_min
+BURN_IN = 0.2
+FULL_BATCH = LangevinOptions(batch=None, stiffness=1.2, m1=0.05)
+
+# r = 5e-8 with the absolute floor and two gradients a move is arXiv 2603.29529's own setting.
+PUBLISHED = Trial("published", "as published: r = 5e-8", LangevinOptions("paper", t_ratio=5e-8))
+TRIALS = (
+    PUBLISHED,
+    Trial("minibatch_cap", "mini-batches, r = 1e-2", LangevinOptions(t_ratio=1e-2)),
+    Trial("minibatch", "mini-batches, r = 2e-3", LangevinOptions(t_ratio=2e-3, m1=0.3)),
+    Trial("sghmc", "SGHMC, mini-batches", friction=0.01),
+    Trial("hmc_20", "HMC, 20 steps", steps=20),
+    Trial("hmc_60", "HMC, 60 steps", steps=60),
+    Trial("full_10", "full batch, m1 = 0.1", replace(FULL_BATCH, m1=0.1)),
+    Trial("full_05", "full batch, m1 = 0.05", replace(FULL_BATCH, m1=0.05)),
+    Trial("full_025", "full batch, m1 = 0.025", replace(FULL_BATCH, m1=0.025)),
+    Trial("full_0125", "full batch, m1 = 0.0125", replace(FULL_BATCH, m1=0.0125)),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial, judged. Times are of all its chains together, on this machine."""
+
+    trial: Trial
+    series: Series
+    loss: Average | None  # None: too few draws
+    decorrelation_moves: float  # until w(0)·w(t)/Q = 1/e
+    extrapolated: bool  # whether it did not get that far
+    bias: float  # of ⟨U⟩, against the exact reference; NaN without
+    bias_error: float
+
+    @property
+    def decorrelation_seconds(self) -> float:
+        return self.decorrelation_moves * self.series.seconds_a_move
+
+    @property
+    def effective_draws_a_second(self) -> float:
+        """Of U."""
+        if self.loss is None:
+            return math.nan
+        share = 1.0 - BURN_IN
+        return self.loss.effective_draws / (self.series.seconds * share)
+
+    @property
+    def distance_draws_a_second(self) -> float:
+        """Of |w - w_start|², effective; a walk that has not turned round has two or three."""
+        kept = self.series.distance[:, int(BURN_IN * self.series.distance.shape[1]) :]
+        if kept.shape[1] < convergence.MINIMUM_DRAWS:
+            return math.nan
+        size = convergence.effective_sample_size(kept)
+        return size / (self.series.seconds * (1.0 - BURN_IN))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """All trials of one model at one temperature, and what was chosen."""
+
+    temperature: float
+    excess: float  # ⟨U⟩ - U_min
+    rows: tuple[Row, ...]
+    chosen: Trial
+
+    def row(self, name: str) -> Row:
+        return next(row for row in self.rows if row.trial.name == name)
+
+    def gain(self, row: Row) -> float:
+        """How many times sooner than with the published settings w has lost its memory."""
+        return self.row(PUBLISHED.name).decorrelation_seconds / row.decorrelation_seconds
+
+    def settings(self) -> dict[str, float | int | str]:
+        """Keys of [sampling] for the chosen trial."""
+        options = self.chosen.options
+        assert options is not None
+        shared: dict[str, float | int | str] = {"m1": options.m1}
+        if options.batch is None:
+            return {"batch": "all", "stiffness": options.stiffness, **shared}
+        assert options.t_ratio is not None
+        return {"batch": options.batch, "t_ratio": options.t_ratio, **shared}
+
+
+def calibrate(
+    directory: Path,
+    potential: MaskedLanguagePotential,
+    weights: torch.Tensor,  # (C, N) float32, ES weights
+    norm2: float,
+    temperature: float,
+    lowest: float,
+    *,
+    settling: int,
+    seconds: float,
+    seed: int,
+    trials: Sequence[Trial] = TRIALS,
+    turn: float = 5.0,
+    on_turn: Callable[[str, float], None] | None = None,
+) -> Calibration:
+    """Run every trial for about ``seconds`` and choose.
+
+    settling: full-batch moves from the ES weights to the common start. lowest: U_min. All is kept
+    in ``directory``, call by call: more seconds add to what is there, 0 judges it. on_turn(trial,
+    seconds so far) is called before each turn. Raises ValueError where the directory holds trials
+    of other settings.
+    """
+    start = _settled(
+        directory / "settled.safetensors", potential, weights, norm2, temperature, settling, seed
+    )
+    variance = estimate_noise(
+        potential,
+        start[:1],
+        seed=seed,
+        step=0,
+        chain_ids=torch.zeros(1, dtype=torch.int64),
+        batch=min(64, potential.examples),
+        draws_max=200,
+    ).variance
+    masses = floored_variance(variance, "median").expand(len(start), -1).contiguous()
+    runs = [
+        TrialRun(
+            trial,
+            directory / f"{trial.name}.safetensors",
+            potential,
+            start,
+            temperature,
+            norm2,
+            masses / masses.mean(),
+            seed=seed,
+        )
+        for trial in trials
+    ]
+    while True:
+        behind = [
+            run for run in runs if run.series().seconds < seconds and not run.series().failure
+        ]
+        if not behind:
+            break
+        for run in behind:
+            if on_turn is not None:
+                on_turn(run.trial.about, sum(min(r.series().seconds, seconds) for r in runs))
+            run.turn(min(turn, seconds))
+    return judge(temperature, lowest, [(run.trial, run.series()) for run in runs])
+
+
+def judge(
+    temperature: float, lowest: float, results: Sequence[tuple[Trial, Series]]
+) -> Calibration:
+    """The table of trials that have run, and the choice among them.
+
+    The reference for the bias is hybrid Monte Carlo, the case with more effective draws. ValueError
+    where no pseudo-Langevin trial can be chosen.
+    """
+    losses = [_average(series) for _, series in results]
+    exact = [
+        loss
+        for (trial, _), loss in zip(results, losses, strict=True)
+        if trial.exact and loss is not None
+    ]
+    reference = max(exact, key=lambda loss: loss.effective_draws, default=None)
+    rows = []
+    for (trial, series), loss in zip(results, losses, strict=True):
+        moves, extrapolated = decorrelation(series)
+        bias = error = math.nan
+        if loss is not None and reference is not None and loss is not reference:
+            bias = loss.mean - reference.mean
+            error = math.hypot(loss.error, reference.error)
+        rows.append(Row(trial, series, loss, moves, extrapolated, bias, error))
+    known = [loss for loss in losses if loss is not None]
+    if not known:
+        raise ValueError("calibrate: no trial has enough draws to be judged; give it more seconds")
+    excess = (reference or known[-1]).mean - lowest
+    candidates = [row for row in rows if _eligible(row, excess)]
+    if not candidates:
+        raise ValueError(
+            "calibrate: expected a pseudo-Langevin trial that moves and has no bias above "
+            f"{ALLOWED:.0%}, got none; give it more seconds"
+        )
+
+    def cost(row: Row) -> float:  # seconds²
+        draws = row.effective_draws_a_second
+        return row.decorrelation_seconds / draws if draws > 0 else math.inf
+
+    return Calibration(temperature, excess, tuple(rows), min(candidates, key=cost).trial)
+
+
+def decorrelation(series: Series) -> tuple[float, bool]:
+    """Moves until w(0)·w(t)/Q has fallen to 1/e, and whether that is extrapolated.
+
+    w(0)·w(t)/Q = 1 - |w(t) - w(0)|²/2Q on the sphere. Between draws by its logarithm; beyond the
+    last one as exp(-t/τ) through it, which for a slow walk is its steady growth.
+    """
+    if not series.distance.shape[1]:
+        return math.inf, True
+    overlap = 1.0 - 0.5 * series.distance.mean(0)
+    below = np.flatnonzero(overlap <= math.exp(-1.0))
+    if not below.size:
+        last = float(overlap[-1])
+        return (float(series.made[-1]) / -math.log(last) if last < 1.0 else math.inf), True
+    first = int(below[0])
+    moves = np.concatenate([[0.0], series.made])
+    logs = np.log(np.clip(np.concatenate([[1.0], overlap]), 1e-3, None))
+    span = logs[first + 1] - logs[first]
+    share = (-1.0 - logs[first]) / span
+    return float(moves[first] + share * (moves[first + 1] - moves[first])), False
+
+
+def save_calibration(calibration: Calibration, directory: Path, name: str) -> None:
+    """DIR/calibration.csv with every trial, DIR/calibration.toml with what was chosen."""
+    table = directory / "calibration.csv"
+    building = table.with_name(table.name + ".new")
+    with building.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["trial", *COLUMNS, "failure"])
+        for row in calibration.rows:
+            numbers = [f"{value:.6g}" for value in _numbers(calibration, row)]
+            writer.writerow([row.trial.about, *numbers, row.series.failure])
+    os.replace(building, table)
+    chosen = {
+        "model": name,
+        "temperature": calibration.temperature,
+        "chosen": calibration.chosen.about,
+        "sampling": calibration.settings(),
+    }
+    settings = directory / "calibration.toml"
+    building = settings.with_name(settings.name + ".new")
+    building.write_text(tomli_w.dumps(chosen), encoding="utf-8")
+    os.replace(building, settings)
+
+
+def read_settings(path: Path) -> dict[str, float | int | str]:
+    """Keys of [sampling] that `save_calibration` wrote. ValueError where it is not such a file."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))["sampling"]
+    except (tomllib.TOMLDecodeError, KeyError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: must be a calibration ({error})") from error
+    unknown = set(table) - {"batch", "stiffness", "t_ratio", "m1"}
+    if unknown:
+        raise ValueError(f"{path}: [sampling] must hold batch, stiffness, t_ratio, m1: {unknown}")
+    return dict(table)
+
+
+COLUMNS = (
+    "milliseconds a move",
+    "moves",
+    "seconds",
+    "<U>",
+    "error",
+    "R-hat",
+    "ESS of U a second",
+    "ESS of |w-w0|^2 a second",
+    "moves to 1/e",
+    "seconds to 1/e",
+    "extrapolated",
+    "times the published",
+    "bias",
+    "bias error",
+    "bias of U-Umin",
+)
+
+
+def _numbers(calibration: Calibration, row: Row) -> list[float]:
+    loss = row.loss
+    nan = math.nan
+    return [
+        1e3 * row.series.seconds_a_move,
+        row.series.moves,
+        row.series.seconds,
+        loss.mean if loss else nan,
+        loss.error if loss else nan,
+        loss.r_hat if loss else nan,
+        row.effective_draws_a_second,
+        row.distance_draws_a_second,
+        row.decorrelation_moves,
+        row.decorrelation_seconds,
+        float(row.extrapolated),
+        calibration.gain(row),
+        row.bias,
+        row.bias_error,
+        row.bias / calibration.excess,
+    ]
+
+
+def calibration_text(calibration: Calibration, name: str) -> str:
+    """What a terminal shows: a line a trial, then the choice."""
+    lines = [
+        f"{name}, T = {calibration.temperature:.4g}, <U> - U_min = {calibration.excess:.4f}; "
+        "seconds are of all chains together",
+        f"{'':<26}{'ms/move':>8}{'<U>':>10}{'error':>8}{'R-hat':>7}{'ESS_U/s':>9}"
+        f"{'ESS_d/s':>9}{'1/e moves':>11}{'seconds':>10}{'gain':>9}{'bias':>9}{'+-':>7}",
+    ]
+    for row in calibration.rows:
+        ms, _, _, mean, error, r_hat, ess, ess_d, moves, seconds, _, gain, *_ = _numbers(
+            calibration, row
+        )
+        share, share_error = row.bias / calibration.excess, row.bias_error / calibration.excess
+        mark = ">" if row.extrapolated else " "
+        lines.append(
+            f"{row.trial.about:<26}{ms:8.2f}{mean:10.4f}{error:8.4f}{r_hat:7.2f}{ess:9.3f}"
+            f"{ess_d:9.3f}{mark:>2}{moves:9.0f}{mark:>2}{seconds:8.3g}{gain:9.3g}"
+            + ("" if math.isnan(share) else f"{share:9.2%}{share_error:7.2%}")
+            + (f"  {row.series.failure}" if row.series.failure else "")
+        )
+    lines.append(
+        f"chosen: {calibration.chosen.about}; > is extrapolated; gain: against the published"
+    )
+    return "\n".join(lines)
+
+
+def _eligible(row: Row, excess: float) -> bool:
+    if row.trial.options is None or row.series.failure or row.loss is None:
+        return False
+    if row.trial.options.scheme == "paper":
+        return False
+    if math.isnan(row.bias):  # nothing exact to hold it against: only what cannot be far off
+        return row.trial.options.batch is None
+    return abs(row.bias) <= max(ALLOWED * excess, 2 * row.bias_error)
+
+
+def _average(series: Series) -> Average | None:
+    if series.losses.shape[1] < 2 * convergence.MINIMUM_DRAWS:
+        return None
+    return average(series.losses, burn_in=BURN_IN)
+
+
+def _settled(
+    path: Path,
+    potential: MaskedLanguagePotential,
+    weights: torch.Tensor,
+    norm2: float,
+    temperature: float,
+    moves: int,
+    seed: int,
+) -> torch.Tensor:
+    wanted = {"temperature": temperature, "moves": moves, "seed": seed}
+    if path.exists():
+        tensors, header = read_archive(path, SETTLED)
+        got = {key: header.get(key) for key in wanted}
+        if got != wanted:
+            raise ValueError(f"{path}: must be of {wanted}, got {got}")
+        return tensors["weights"]
+    sampler = Langevin(potential, [temperature] * len(weights), seed=seed, options=FULL_BATCH)
+    state = sampler.init(weights, norm2=norm2)
+    sampler.run(state, moves)
+    write_archive(path, {"weights": state.weights}, {"kind": SETTLED, **wanted})
+    return state.weights
