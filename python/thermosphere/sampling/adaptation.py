@@ -17,17 +17,30 @@ from thermosphere.sampling.masses import (
     realised_t_ratio,
 )
 from thermosphere.sampling.noise import changed, estimate_noise
+from thermosphere.sampling.noise_draws import NoiseDraws
 from thermosphere.sampling.options import LangevinOptions
+from thermosphere.sampling.recorder import Recorder
 from thermosphere.sampling.state import LangevinState
 
 
 class Adaptation:
-    """Changes noise variance, masses and momenta of a state, never its weights or Q."""
+    """Changes noise variance, masses and momenta of a state, never its weights or Q.
 
-    def __init__(self, potential: Potential, options: LangevinOptions, seed: int) -> None:
+    On a GPU all of it stays there but one number a chain; draws of the estimate are replayed by the
+    `recorder`.
+    """
+
+    def __init__(
+        self,
+        potential: Potential,
+        options: LangevinOptions,
+        seed: int,
+        recorder: Recorder | None = None,
+    ) -> None:
         self.potential = potential
         self.options = options
         self.seed = seed
+        self.draws = NoiseDraws(potential, seed=seed, batch=options.batch or 1, recorder=recorder)
 
     def start(self, state: LangevinState, masses: torch.Tensor | None) -> None:
         """Measure the noise, set the masses (unless given), draw thermal momenta."""
@@ -38,7 +51,7 @@ class Adaptation:
             self._set_masses(state, chains)
         else:
             state.masses = masses
-            state.t_ratio = self._realised(state, chains).amax(1)
+            state.t_ratio = self._realised(state, chains).amax(1).cpu()
             state.next_adaptation.fill_(-1)
         self._redraw_momenta(
             state, chains, torch.ones_like(state.weights, dtype=torch.bool), mean_gradient
@@ -80,7 +93,8 @@ class Adaptation:
         reset = torch.tensor([self._resets(state, row) for row in rows.tolist()])
         if bool(reset.any()):
             self._set_masses(state, rows[reset])
-        redraw = self._raise_masses(state, rows) | reset[:, None]
+        above = self._raise_masses(state, rows)
+        redraw = above | reset[:, None].to(above.device)
         self._redraw_momenta(state, rows, redraw, mean_gradient)
 
     # Noise.
@@ -90,7 +104,7 @@ class Adaptation:
         estimate."""
         by_bits: dict[bytes, list[int]] = {}
         for row, weights in enumerate(state.weights):
-            by_bits.setdefault(weights.numpy().tobytes(), []).append(row)
+            by_bits.setdefault(weights.cpu().numpy().tobytes(), []).append(row)
         groups = list(by_bits.values())
         first = torch.tensor([group[0] for group in groups])
         same_batches = torch.zeros(len(groups), dtype=torch.int64)
@@ -119,6 +133,7 @@ class Adaptation:
             draws=o.noise_draws,
             draws_max=o.noise_draws_max,
             tolerance=o.noise_tolerance,
+            kept=self.draws,
         )
         return estimate.variance, estimate.mean_gradient
 
@@ -169,7 +184,8 @@ class Adaptation:
         temperature, variance = state.temperature[rows], state.noise_variance[rows]
         realised = self._realised(state, rows)
         # Float32 masses: the set value itself must not count as above.
-        above = realised > self._t_ratio_max(state)[rows, None] * (1 + 1e-6)
+        largest = self._t_ratio_max(state)[rows, None] * (1 + 1e-6)
+        above = realised > largest.to(realised.device)
         raised = masses_from_variance(
             variance, temperature=temperature, t_ratio=state.t_ratio[rows], dt=o.dt, m1=o.m1
         )
@@ -207,8 +223,9 @@ class Adaptation:
 
         The leapfrog momentum Π is half a kick behind the position: Π = p + (dt/2) ⟨g⟩.
         """
+        redrawn = which.any(1).tolist()
         for at, row in enumerate(rows.tolist()):
-            if not bool(which[at].any()):
+            if not redrawn[at]:
                 continue
             noise = normals(
                 seed=self.seed,
@@ -216,6 +233,7 @@ class Adaptation:
                 chain=int(state.chain_ids[row]),
                 step=state.step,
                 count=state.weights.shape[1],
+                device=state.weights.device,
             )
             masses = state.masses[row].double()
             kick = 0.5 * self.options.dt * mean_gradient[at].double()
