@@ -72,6 +72,22 @@ class Regularised:
         return lambda weights, batch: self._with_terms(weights, *inside(weights, batch))
 
     @property
+    def noisy(self) -> Potential:
+        """What is left without harmonic terms: the part that a mini-batch makes noisy."""
+        inside: Potential = getattr(self.potential, "noisy", self.potential)
+        return inside
+
+    def harmonic_gradient(self, weights: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Slope of the harmonic terms, (R, N), at `weights` (R, N) of the chains `rows` (R,)."""
+        gradient = self.ridge * weights
+        if self.tether > 0.0 and self.reference is not None:
+            reference = self.reference if self.reference.ndim == 1 else self.reference[rows]
+            gradient = gradient + self.tether * (weights - reference.to(weights))
+        if isinstance(self.potential, Regularised):
+            gradient = gradient + self.potential.harmonic_gradient(weights, rows)
+        return gradient
+
+    @property
     def fused(self) -> FusedPotential | None:
         """All of it as the extension runs it, for bursts of moves; None where the potential inside
         is not fused."""

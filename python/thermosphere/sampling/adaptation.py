@@ -40,7 +40,9 @@ class Adaptation:
         self.potential = potential
         self.options = options
         self.seed = seed
-        self.draws = NoiseDraws(potential, seed=seed, batch=options.batch or 1, recorder=recorder)
+        # Harmonic terms have no noise, and one reference a chain: they are added to the mean alone.
+        self.noisy: Potential = getattr(potential, "noisy", potential)
+        self.draws = NoiseDraws(self.noisy, seed=seed, batch=options.batch or 1, recorder=recorder)
 
     def start(self, state: LangevinState, masses: torch.Tensor | None) -> None:
         """Measure the noise, set the masses (unless given), draw thermal momenta."""
@@ -83,6 +85,7 @@ class Adaptation:
             floored_variance(before, o.floor),
             o.unchanged_tolerance,
         )
+        mean_gradient += self._harmonic(state, rows)
         state.noise_variance[rows] = variance
         state.streak[rows] = torch.where(moved, 1, state.streak[rows] + 1)
         interval = (state.streak[rows] * o.adapt_every).clamp(
@@ -113,18 +116,23 @@ class Adaptation:
         for at, group in enumerate(groups):
             state.noise_variance[group] = variance[at]
             mean_gradient[group] = gradient[at]
-        return mean_gradient
+        return mean_gradient + self._harmonic(state, torch.arange(len(state.weights)))
+
+    def _harmonic(self, state: LangevinState, rows: torch.Tensor) -> torch.Tensor | float:
+        harmonic = getattr(self.potential, "harmonic_gradient", None)
+        return 0.0 if harmonic is None else harmonic(state.weights[rows], rows)
 
     def _estimate(
         self, weights: torch.Tensor, step: int, chain_ids: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Variance and mean of the mini-batch gradients, both (R, N) float32."""
+        """Variance and mean of the mini-batch gradients without harmonic terms, both (R, N)
+        float32."""
         o = self.options
         if o.batch is None:
-            _, gradient = self.potential(weights, None)
+            _, gradient = self.noisy(weights, None)
             return torch.zeros_like(weights), gradient
         estimate = estimate_noise(
-            self.potential,
+            self.noisy,
             weights,
             seed=self.seed,
             step=step,
