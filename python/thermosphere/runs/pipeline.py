@@ -36,6 +36,7 @@ from thermosphere.proteins.structure import ContactMap, contact_map, native_2abd
 from thermosphere.proteins.tempering import sample_sequences
 from thermosphere.proteins.tempering_result import TemperingResult
 from thermosphere.runs.config import Config, ModelRun, first_difference, load_config
+from thermosphere.runs.device import sampling_device
 from thermosphere.runs.sample import sample_model
 from thermosphere.runs.sequence_model import sequence_model, starting_sequence
 from thermosphere.training import EarlyStopped, References, train_early_stopped, train_references
@@ -231,6 +232,9 @@ class Run:
                 MaskedLanguagePotential(
                     named_model(name, length=data.length),
                     data.train,
+                    device=sampling_device(
+                        settings.sampling.device, f"models.{name}.sampling.device"
+                    ),
                     backend=settings.sampling.backend,
                 ),
                 data,
