@@ -10,6 +10,7 @@ from scipy import stats
 from toy import NoisyQuadratic
 
 from thermosphere.models.layout import Layout
+from thermosphere.models.regularised import Regularised
 from thermosphere.sampling.langevin import Langevin
 from thermosphere.sampling.masses import (
     default_t_ratio,
@@ -19,6 +20,7 @@ from thermosphere.sampling.masses import (
     white_noise_scales,
 )
 from thermosphere.sampling.noise import NoiseEstimate, estimate_noise
+from thermosphere.sampling.recorder import CallRecorder
 
 UNIT = 2.0**-24
 Q = 24.0
@@ -319,6 +321,34 @@ def test_intervals_grow_with_the_streak_up_to_the_cap() -> None:
     sampler.run(state, 60, on_moves=record)
     assert times[4:] == [130, 140]  # changed: from the start of the ladder again
     assert streaks[4:] == [1, 2]
+
+
+@pytest.mark.parametrize("recorder", [None, CallRecorder()])
+def test_a_tether_of_each_chain_is_in_the_momenta_and_not_in_the_noise(
+    recorder: CallRecorder | None,
+) -> None:
+    """Chains that share an estimate, or are measured while others are not, keep their own
+    reference: Π = p + (dt/2)(⟨g⟩ + λ w + γ (w - w_ref))."""
+    ridge, tether = 0.25, 2.0
+    reference = start_weights(3, seed=5)
+    toy = NoisyQuadratic()
+    options = {"batch": 8, "noise_draws": 10, "noise_draws_max": 10, "t_ratio": 0.02}
+    options |= {"seed": 6, "recorder": recorder, "reset_probability": 1.0, "constrained": False}
+    weights = start_weights(1).expand(3, 12)
+    tethered = Langevin(Regularised(toy, ridge, tether, reference), [1.0] * 3, **options)
+    plain = Langevin(toy, [1.0] * 3, **options)
+    states = tethered.init(weights), plain.init(weights)
+    for rows in (None, torch.tensor([0, 2])):
+        if rows is not None:
+            for sampler, state in zip((tethered, plain), states, strict=True):
+                state.step = 9
+                sampler.adaptation.adapt(state, rows)
+        assert torch.equal(states[0].noise_variance, states[1].noise_variance)
+        assert torch.equal(states[0].masses, states[1].masses)
+        slope = ridge * weights.double() + tether * (weights.double() - reference.double())
+        kick = states[0].momenta.double() - states[1].momenta.double()
+        scale = states[0].momenta.double().abs() + states[1].momenta.double().abs() + slope.abs()
+        assert bool(((kick - 0.5 * slope).abs() <= 4 * UNIT * scale).all())
 
 
 def test_no_adaptation_when_switched_off() -> None:

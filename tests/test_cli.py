@@ -155,7 +155,7 @@ def test_a_checkpoint_of_other_weights_is_refused(
         (["contacts", "--preset", "smoke", "--structure", "no.pdb"], "no.pdb"),
         (["run", "--preset", "smoke", "--threads", "0"], "--threads must be >= 1, got 0"),
         (["dataset", "--preset", "smoke"], "run `thermosphere sequences"),
-        (["report", "--preset", "smoke"], "run `thermosphere"),
+        (["run", "--device", "tpu"], "--device must be one of cpu, cuda, got 'tpu'"),
     ],
 )
 def test_bad_input_is_one_line(

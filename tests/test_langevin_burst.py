@@ -33,6 +33,8 @@ class Plain:
     def __init__(self, potential: MaskedLanguagePotential | Regularised) -> None:
         self.inside = potential
         self.parameters, self.examples = potential.parameters, potential.examples
+        if isinstance(potential, Regularised):
+            self.noisy, self.harmonic_gradient = potential.noisy, potential.harmonic_gradient
 
     def __call__(
         self, weights: torch.Tensor, batch: Minibatch | None = None

@@ -31,7 +31,7 @@ def test_agrees_with_autograd(
     model: Transformer | FeedForward, gpu: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mini-batch, and the whole set in slices of which the last is not full."""
-    monkeypatch.setattr(triton_gradient, "SLICE", 4)
+    monkeypatch.setattr(triton_gradient, "PAIRS", 4)
     data = sequences(count=9, length=12)
     weights = weights_of(model).float()[:1]
     mine = MaskedLanguagePotential(model, data, backend="triton", device=gpu)

@@ -136,6 +136,10 @@ def _add_settings(parser: argparse.ArgumentParser, *, preset: str = "demo") -> N
         help="sample sequences from the fields and couplings of direct-coupling analysis "
         "(text of bmDCA, adabmDCA or CCMpred); needs no --structure",
     )
+    parser.add_argument(
+        "--device",
+        help="where weights are sampled: cpu or cuda (default: the setting sampling.device)",
+    )
 
 
 def _add_stage_arguments(parser: argparse.ArgumentParser, *, preset: str = "demo") -> None:
@@ -175,14 +179,20 @@ def _stages(parsed: argparse.Namespace) -> None:
     saved = parsed.output / "config.toml"
     if saved.is_file() and parsed.preset is None and parsed.config is None:
         parsed.config = saved  # the run's own settings; --set and the flags change them
-    run = pipeline.Run.open(
-        parsed.output, _settings(parsed), resume=parsed.resume, progress=not parsed.quiet
-    )
+    config = _settings(parsed)
+    if "sample" in parsed.stages:  # before hours of other stages
+        _check_devices(config)
+    run = pipeline.Run.open(parsed.output, config, resume=parsed.resume, progress=not parsed.quiet)
     for stage in parsed.stages:
         run.do(stage)
 
 
 def _settings(parsed: argparse.Namespace) -> Config:
+    config = _loaded(parsed)
+    return config if parsed.device is None else config.sampled_on(parsed.device)
+
+
+def _loaded(parsed: argparse.Namespace) -> Config:
     from thermosphere.runs.config import load_config, preset_text
 
     changes = list(parsed.changes)
@@ -208,6 +218,13 @@ def _settings(parsed: argparse.Namespace) -> Config:
     return load_config(
         preset_text(preset), where=f"preset {preset}", changes=changes, path_base=here
     )
+
+
+def _check_devices(config: Config) -> None:
+    from thermosphere.runs.device import sampling_device
+
+    for name, model in config.models.items():
+        sampling_device(model.sampling.device, f"models.{name}.sampling.device")
 
 
 if __name__ == "__main__":

@@ -88,6 +88,11 @@ class ModulePotential:
         return len(self.data[0])
 
     @property
+    def device(self) -> torch.device:
+        """Where the data are, and weights are expected."""
+        return self.data[0].device
+
+    @property
     def layout(self) -> Layout:
         """Names (as in `named_parameters`), shapes and offsets of the N weights."""
         return self._layout

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn import functional
@@ -37,6 +38,14 @@ class Potential(Protocol):
         batch: Minibatch | None = None,  # None: all S examples, weight 1/S each
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(losses (C,), gradient (C, N)) of U_c = Σ_b weights[c, b] · loss(indices[c, b])."""
+
+
+Gradient = Callable[[torch.Tensor, Minibatch | None], tuple[torch.Tensor, torch.Tensor]]
+
+
+def device_of(potential: Potential) -> torch.device:
+    """Where a potential works: its own ``device``, or the CPU where it has none."""
+    return torch.device(getattr(potential, "device", "cpu"))
 
 
 class MaskedLanguagePotential:
@@ -84,6 +93,7 @@ class MaskedLanguagePotential:
         self._triton: TritonGradient | None = None
         if self.backend == "triton":
             self._triton = TritonGradient(model, self.sites, precision)
+        self._evaluators: WeakKeyDictionary[MaskedSites, TritonGradient] = WeakKeyDictionary()
 
     @property
     def parameters(self) -> int:
@@ -106,6 +116,17 @@ class MaskedLanguagePotential:
         if self.backend != "fused":
             return None
         return FusedPotential(encoder_shape(self.model), fused_data(self.model, self.sites))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sites are, and weights are expected."""
+        return self.sites.inputs.device
+
+    @property
+    def capturable(self) -> Gradient | None:
+        """`__call__` as a CUDA graph can capture it: nothing waits, and the next call writes the
+        results anew. None for the backends that do not run on a GPU, or wait."""
+        return None if self._triton is None else self._triton.capturable
 
     def __call__(
         self,
@@ -169,11 +190,20 @@ class MaskedLanguagePotential:
         weights: torch.Tensor,  # (C, N)
         sequences: MaskedSequences | MaskedSites | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`evaluate` of this model on `sequences` (its own if not given)."""
+        """`evaluate` of this model on `sequences` (its own if not given), with tf32x3 products
+        whatever the gradient's. What Triton needs for a `MaskedSites` is made once and kept with
+        it."""
+        sites = as_sites(self.sites if sequences is None else sequences, self.device)
+        if self._triton is not None and weights.dtype == torch.float32:
+            check_weights("evaluate", weights, self.parameters)
+            if sites not in self._evaluators:
+                self._evaluators[sites] = TritonGradient(self.model, sites)
+            losses, errors, _ = self._evaluators[sites](weights, with_gradient=False)
+            return losses, errors
         return evaluate(
             self.model,
             weights,
-            self.sites if sequences is None else sequences,
+            sites,
             chunk=self.chunk,
             backend=self.backend if weights.dtype == torch.float32 else "autograd",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from thermosphere.models.layout import Layout
-from thermosphere.models.potential import Potential, check_weights
+from thermosphere.models.potential import Gradient, Potential, check_weights, device_of
 from thermosphere.ops.langevin_burst import FusedPotential
 from thermosphere.ops.minibatch import Minibatch
 
@@ -40,7 +40,8 @@ class Regularised:
         self.potential = potential
         self.ridge = ridge
         self.tether = tether
-        self.reference = reference
+        # on the device beforehand: a transfer would wait, and not be captured
+        self.reference = None if reference is None else reference.to(device_of(potential))
 
     @property
     def parameters(self) -> int:
@@ -56,6 +57,35 @@ class Regularised:
     def layout(self) -> Layout | None:
         """The layout of the potential inside, where it has one."""
         return getattr(self.potential, "layout", None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the potential inside works."""
+        return device_of(self.potential)
+
+    @property
+    def capturable(self) -> Gradient | None:
+        """All of it as a CUDA graph can capture it; None where the potential inside cannot be."""
+        inside: Gradient | None = getattr(self.potential, "capturable", None)
+        if inside is None:
+            return None
+        return lambda weights, batch: self._with_terms(weights, *inside(weights, batch))
+
+    @property
+    def noisy(self) -> Potential:
+        """What is left without harmonic terms: the part that a mini-batch makes noisy."""
+        inside: Potential = getattr(self.potential, "noisy", self.potential)
+        return inside
+
+    def harmonic_gradient(self, weights: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Slope of the harmonic terms, (R, N), at `weights` (R, N) of the chains `rows` (R,)."""
+        gradient = self.ridge * weights
+        if self.tether > 0.0 and self.reference is not None:
+            reference = self.reference if self.reference.ndim == 1 else self.reference[rows]
+            gradient = gradient + self.tether * (weights - reference.to(weights))
+        if isinstance(self.potential, Regularised):
+            gradient = gradient + self.potential.harmonic_gradient(weights, rows)
+        return gradient
 
     @property
     def fused(self) -> FusedPotential | None:
@@ -83,7 +113,11 @@ class Regularised:
                 f"Regularised: reference must be (N,) or ({len(weights)}, N), "
                 f"got {tuple(self.reference.shape)}"
             )
-        losses, gradient = self.potential(weights, batch)
+        return self._with_terms(weights, *self.potential(weights, batch))
+
+    def _with_terms(
+        self, weights: torch.Tensor, losses: torch.Tensor, gradient: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if self.ridge > 0.0:
             losses = losses + 0.5 * self.ridge * weights.to(losses.dtype).square().sum(dim=1)
             gradient = gradient + self.ridge * weights

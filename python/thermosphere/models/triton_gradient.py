@@ -10,13 +10,16 @@ import torch
 from thermosphere.models.fused import encoder_shape, fused_data
 from thermosphere.models.masked_sites import MaskedSites
 from thermosphere.models.named import Model
+from thermosphere.ops.backends import on_device
 from thermosphere.ops.encoder_gradient import EncoderResult
 from thermosphere.ops.minibatch import Minibatch
 
 if TYPE_CHECKING:
     from thermosphere.ops.encoder_gradient_triton import EncoderGradientTriton
 
-SLICE = 256  # sequences of a chain at once: 1.4 GB of activations for 64 chains of tf1, 7 for tf4
+# (chain, sequence) pairs at once: 1.4 GB of activations for tf1, 7 for tf4
+PAIRS = 16_384
+SLICE = 2_048  # sequences of a chain at once, at most
 
 
 class TritonGradient:
@@ -44,8 +47,29 @@ class TritonGradient:
             every = torch.arange(sequences, device=self._device).repeat(chains, 1)
             batch = Minibatch(every, weights.new_full((chains, sequences), 1.0 / sequences))
         weights = weights.detach().contiguous()
+        with on_device(self._device):
+            return self._sliced(weights, batch, with_gradient)
+
+    def capturable(
+        self, weights: torch.Tensor, batch: Minibatch | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses (C,) float64 and gradient (C, N) in memory that the next call writes again.
+        Nothing waits: a CUDA graph can capture it, after a first call."""
+        if batch is None or batch.indices.shape[1] > slice_of(len(weights)):
+            result = self(weights, batch)
+        else:
+            with on_device(self._device):
+                op = self._op(len(weights), batch.indices.shape[1], with_gradient=True)
+                result = EncoderResult(*op(weights, *batch))
+        assert result.gradient is not None
+        return result.losses, result.gradient
+
+    def _sliced(
+        self, weights: torch.Tensor, batch: Minibatch, with_gradient: bool
+    ) -> EncoderResult:
         total: EncoderResult | None = None
-        width = min(SLICE, batch.indices.shape[1])
+        chains = len(weights)
+        width = min(slice_of(chains), batch.indices.shape[1])
         for first in range(0, batch.indices.shape[1], width):
             indices = batch.indices[:, first : first + width]
             shares = batch.weights[:, first : first + width].float()
@@ -77,3 +101,8 @@ class TritonGradient:
                 with_gradient=with_gradient,
             )
         return self._kept[key]
+
+
+def slice_of(chains: int) -> int:
+    """Sequences that a chain does at once."""
+    return max(1, min(SLICE, PAIRS // chains))

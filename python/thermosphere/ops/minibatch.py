@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from thermosphere import _core
+from thermosphere.ops.backends import on_device
 from thermosphere.ops.philox import Stream, check_counter
 
 
@@ -36,9 +37,70 @@ def draw_minibatch(
     Parameters: ``chain_ids`` (C,) int64, the chains' identities. Raises ValueError on sizes that
     make no batch.
     """
-    check_counter("draw_minibatch", seed, step)
+    batch_of = empty_minibatch(len(chain_ids), batch)
+    _fill(batch_of, seed=seed, step=step, stream=stream, chain_ids=chain_ids, examples=examples)
+    return batch_of
+
+
+def empty_minibatch(chains: int, batch: int, device: torch.device | str = "cpu") -> Minibatch:
+    """Room for the draws of C chains. ValueError for a batch below 1."""
     if batch < 1:
         raise ValueError(f"draw_minibatch: batch must be >= 1, got {batch}")
+    indices = torch.empty((chains, batch), dtype=torch.int64, device=device)
+    return Minibatch(indices, torch.empty((chains, batch), dtype=torch.float32, device=device))
+
+
+def redraw_minibatch(
+    minibatch: Minibatch,
+    *,
+    seed: int,
+    step: torch.Tensor,
+    chain_ids: torch.Tensor,
+    examples: int,
+    stream: Stream = Stream.MINIBATCH,
+    backend: str = "auto",
+) -> None:
+    """Into `minibatch`, what :func:`draw_minibatch` draws at the step that `step` (1,) int64 holds
+    when this is run: on a GPU by Triton, to the same bits, so that every replay of a captured call
+    draws anew.
+
+    chain_ids: (C,) int64, on the device of the mini-batch. backend: "triton", or "auto": that on a
+    GPU, else the extension. Raises ValueError on sizes that make no batch.
+    """
+    device = minibatch.indices.device
+    if backend == "triton" or device.type == "cuda":
+        from thermosphere.ops import minibatch_triton
+
+        with on_device(device):
+            minibatch_triton.launch(
+                minibatch,
+                seed=seed,
+                step=step,
+                chain_ids=chain_ids,
+                examples=examples,
+                stream=stream,
+            )
+        return
+    _fill(
+        minibatch,
+        seed=seed,
+        step=int(step),
+        stream=stream,
+        chain_ids=chain_ids,
+        examples=examples,
+    )
+
+
+def _fill(
+    minibatch: Minibatch,
+    *,
+    seed: int,
+    step: int,
+    stream: Stream,
+    chain_ids: torch.Tensor,
+    examples: int,
+) -> None:
+    check_counter("draw_minibatch", seed, step)
     if not 1 <= examples < 2**32:
         raise ValueError(f"draw_minibatch: examples must be in [1, 2**32), got {examples}")
     if chain_ids.dtype != torch.int64 or chain_ids.ndim != 1 or not chain_ids.is_contiguous():
@@ -46,9 +108,7 @@ def draw_minibatch(
             f"draw_minibatch: chain_ids must be (C,) int64, got {tuple(chain_ids.shape)} "
             f"{chain_ids.dtype}"
         )
-    chains = chain_ids.shape[0]
-    indices = torch.empty((chains, batch), dtype=torch.int64)
-    weights = torch.empty((chains, batch), dtype=torch.float32)
+    chains, batch = minibatch.indices.shape
     _core.draw_minibatch(
         seed=seed,
         stream=int(stream),
@@ -57,7 +117,6 @@ def draw_minibatch(
         batch=batch,
         examples=examples,
         chain_ids=chain_ids.data_ptr(),
-        indices=indices.data_ptr(),
-        weights=weights.data_ptr(),
+        indices=minibatch.indices.data_ptr(),
+        weights=minibatch.weights.data_ptr(),
     )
-    return Minibatch(indices, weights)

@@ -42,6 +42,7 @@ SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3
 Checked = TypeVar("Checked", bound=Struct)
 
 PRESETS = ("demo", "laptop", "paper", "smoke")
+DEVICES = ("cpu", "cuda")
 
 
 class Section(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=False):
@@ -123,6 +124,7 @@ class Sampling(Section, frozen=True):
     checkpoint_seconds: Annotated[float, Meta(ge=0)] = (
         10.0  # between checkpoints; lost work is redone bit for bit
     )
+    device: Literal["cpu", "cuda"] = "cpu"  # files are the same: a run may go on on either
     backend: Literal["auto", "fused", "triton", "autograd"] = "auto"  # of the gradient
     scheme: Literal["leapfrog", "paper"] = "leapfrog"
     constrained: bool = True  # keep |w|² = Q
@@ -205,6 +207,18 @@ class Config(Section, frozen=True):
         """Whether there is a contact map: couplings need none, and then only a structure's own."""
         return self.sequences.couplings is None or self.structure.file is not None
 
+    def sampled_on(self, device: str) -> Config:
+        """The same with this device for every model. Raises ValueError for an unknown one."""
+        if device not in DEVICES:
+            raise ValueError(f"--device must be one of {', '.join(DEVICES)}, got {device!r}")
+        models = {
+            name: msgspec.structs.replace(
+                model, sampling=msgspec.structs.replace(model.sampling, device=device)
+            )
+            for name, model in self.models.items()
+        }
+        return msgspec.structs.replace(self, models=models)
+
     def to_toml(self) -> str:
         """The resolved settings; reading them back gives the same Config."""
         return tomli_w.dumps(_without_none(msgspec.to_builtins(self)))
@@ -256,13 +270,11 @@ def first_difference(old: Config, new: Config, settled: Callable[[str], bool]) -
     before, after = _flat(msgspec.to_builtins(old)), _flat(msgspec.to_builtins(new))
     for key in sorted(before.keys() & after.keys()):
         was, now = before[key], after[key]
-        free = key == "name" or key.startswith("analysis.") or key.endswith("checkpoint_seconds")
+        free = key == "name" or key.startswith("analysis.")
+        free = free or key.endswith(("checkpoint_seconds", ".sampling.device"))
         if was == now or free or not settled(key):
             continue
-        if (
-            key.endswith((".draws", ".max_epochs", ".reference_epochs", ".trial_seconds"))
-            and now > was
-        ):
+        if key.endswith(MAY_GROW) and now > was:
             continue
         return f"{key}: saved {was!r}, now {now!r}"
     return None

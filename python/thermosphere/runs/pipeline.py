@@ -49,6 +49,7 @@ from thermosphere.runs.calibration import (
 )
 from thermosphere.runs.config import Config, ModelRun, Sampling, first_difference, load_config
 from thermosphere.runs.cooling import cool_model
+from thermosphere.runs.device import sampling_device
 from thermosphere.runs.ladder import Ladder, find_ladder
 from thermosphere.runs.sample import sample_model
 from thermosphere.runs.sequence_model import sequence_model, starting_sequence
@@ -418,10 +419,11 @@ class Run:
         data = data if data is not None else self._data()
         references = References.load(self._needs(f"{name}/references.safetensors", "train"))
         model = named_model(name, length=data.length)
-        return (
-            MaskedLanguagePotential(model, data.train, backend=settings.sampling.backend),
-            references,
+        device = sampling_device(settings.sampling.device, f"models.{name}.sampling.device")
+        potential = MaskedLanguagePotential(
+            model, data.train, device=device, backend=settings.sampling.backend
         )
+        return potential, references
 
     def _pilot_start(self, references: References, settings: ModelRun) -> torch.Tensor:
         """ES weights for each chain of the pilots, (C, N)."""

@@ -18,6 +18,7 @@ from thermosphere.archive import read_archive, write_archive
 from thermosphere.models.masked_sites import MaskedSites
 from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.models.regularised import Regularised
+from thermosphere.ops.backends import step_backend
 from thermosphere.proteins.dataset import DataSet
 from thermosphere.runs.config import Sampling
 from thermosphere.runs.store import SampleStore
@@ -75,13 +76,11 @@ def sample_model(
         "training set": _digest(potential.sites.inputs, potential.sites.truth),
         "start": _digest(first),
     }
-    bits = f"{potential.backend} gradients on {_core.isa_chosen()}"
-    if potential.backend == "autograd":
-        bits += f", {torch.get_num_threads()} threads"
+    bits = _bits(potential)
 
     if checkpoint.exists():
         tensors, header = read_archive(checkpoint, CHECKPOINT)
-        state = LangevinState.from_tensors(tensors)
+        state = LangevinState.from_tensors(tensors, potential.device)
         check_fingerprint(checkpoint, header["fingerprint"], belongs_to)
         if header["bits"] != bits:
             tqdm.write(
@@ -115,13 +114,14 @@ def sample_model(
         )
     sets = {
         "train": potential.sites,
-        "validation": MaskedSites(data.validation),
-        "test": MaskedSites(data.test.subset(slice(settings.test_sequences))),
+        "validation": MaskedSites(data.validation, potential.device),
+        "test": MaskedSites(data.test.subset(slice(settings.test_sequences)), potential.device),
     }
     bar = tqdm(
         total=settings.draws * settings.moves_per_draw,
         initial=done * settings.moves_per_draw,
-        desc=f"sampling {potential.model.name}, {chains} chains, {potential.backend} gradient",
+        desc=f"sampling {potential.model.name}, {chains} chains on {_place(potential)}, "
+        f"{potential.backend} gradient, {sampler.moves.way}",
         unit="move",
         disable=not progress,
     )
@@ -135,7 +135,8 @@ def sample_model(
                 on_moves=lambda moves: bar.update(begun + moves - bar.n),  # noqa: B023
             )
             observables = observe(potential, sets, sampler, state, first)
-            store.write(draw, {**observables, "minibatch_loss": minibatch_loss}, state.weights)
+            observables["minibatch_loss"] = minibatch_loss
+            store.write(draw, observables, state.weights.cpu())
             if (
                 time.monotonic() - saved_at >= settings.checkpoint_seconds
                 or draw + 1 == settings.draws
@@ -158,8 +159,8 @@ def observe(
     state: LangevinState,
     first: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
-    """The observables of a draw, (C,) float64 each (Eq. 26-30 of arXiv 2603.29529): losses and
-    errors on the named sets, distance from the start and kinetic temperature.
+    """The observables of a draw, (C,) float64 on the CPU each (Eq. 26-30 of arXiv 2603.29529):
+    losses and errors on the named sets, distance from the start and kinetic temperature.
 
     first: (C, N), where the chains started.
     """
@@ -168,14 +169,32 @@ def observe(
         observables[f"{name}_loss"], observables[f"{name}_error"] = potential.evaluate(
             state.weights, sites
         )
-    observables["distance2"] = ((state.weights - first).double() ** 2).sum(1)
+    away = state.weights - first.to(state.weights.device)
+    observables["distance2"] = (away.double() ** 2).sum(1)
     observables["kinetic_temperature"] = sampler.kinetic_temperature(state)
-    return observables
+    return {name: values.cpu() for name, values in observables.items()}
+
+
+def _place(potential: MaskedLanguagePotential) -> str:
+    if potential.device.type == "cpu":
+        return "the CPU"
+    return torch.cuda.get_device_name(potential.device)
+
+
+def _bits(potential: MaskedLanguagePotential) -> str:
+    """What the bits of a run depend on, besides its settings."""
+    if potential.device.type != "cpu":
+        step = step_backend("sample", potential.device)
+        return f"{potential.backend} gradients and {step} steps on {_place(potential)}"
+    bits = f"{potential.backend} gradients on {_core.isa_chosen()}"
+    if potential.backend == "autograd":
+        bits += f", {torch.get_num_threads()} threads"
+    return bits
 
 
 def _digest(*tensors: torch.Tensor) -> str:
     """What tells one set of numbers from another."""
     digest = hashlib.sha256()
     for tensor in tensors:
-        digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

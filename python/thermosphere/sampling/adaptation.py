@@ -17,17 +17,37 @@ from thermosphere.sampling.masses import (
     realised_t_ratio,
 )
 from thermosphere.sampling.noise import changed, estimate_noise
+from thermosphere.sampling.noise_draws import NoiseDraws
 from thermosphere.sampling.options import LangevinOptions
+from thermosphere.sampling.recorder import Recorder
 from thermosphere.sampling.state import LangevinState
 
 
 class Adaptation:
-    """Changes noise variance, masses and momenta of a state, never its weights or Q."""
+    """Changes noise variance, masses and momenta of a state, never its weights or Q.
 
-    def __init__(self, potential: Potential, options: LangevinOptions, seed: int) -> None:
+    On a GPU all of it stays there but one number a chain; draws of the estimate are replayed by the
+    `recorder`.
+    """
+
+    def __init__(
+        self,
+        potential: Potential,
+        options: LangevinOptions,
+        seed: int,
+        recorder: Recorder | None = None,
+    ) -> None:
         self.potential = potential
         self.options = options
         self.seed = seed
+        # Harmonic terms have no noise, and one reference a chain: they are added to the mean alone.
+        self.noisy: Potential = getattr(potential, "noisy", potential)
+        self.draws = NoiseDraws(self.noisy, seed=seed, batch=self._noise_batch(), recorder=recorder)
+
+    def _noise_batch(self) -> int:
+        """Examples of a mini-batch whose noise is measured."""
+        assert self.options.batch is not None  # the whole set: full_batch.py
+        return self.options.batch
 
     def start(self, state: LangevinState, masses: torch.Tensor | None) -> None:
         """Measure the noise, set the masses (unless given), draw thermal momenta."""
@@ -38,7 +58,7 @@ class Adaptation:
             self._set_masses(state, chains)
         else:
             state.masses = masses
-            state.t_ratio = self._realised(state, chains).amax(1)
+            state.t_ratio = self._realised(state, chains).amax(1).cpu()
             state.next_adaptation.fill_(-1)
         self._redraw_momenta(
             state, chains, torch.ones_like(state.weights, dtype=torch.bool), mean_gradient
@@ -70,6 +90,7 @@ class Adaptation:
             floored_variance(before, o.floor),
             o.unchanged_tolerance,
         )
+        mean_gradient += self._harmonic(state, rows)
         state.noise_variance[rows] = variance
         state.streak[rows] = torch.where(moved, 1, state.streak[rows] + 1)
         interval = (state.streak[rows] * o.adapt_every).clamp(
@@ -80,7 +101,8 @@ class Adaptation:
         reset = torch.tensor([self._resets(state, row) for row in rows.tolist()])
         if bool(reset.any()):
             self._set_masses(state, rows[reset])
-        redraw = self._raise_masses(state, rows) | reset[:, None]
+        above = self._raise_masses(state, rows)
+        redraw = above | reset[:, None].to(above.device)
         self._redraw_momenta(state, rows, redraw, mean_gradient)
 
     # Noise.
@@ -96,32 +118,37 @@ class Adaptation:
         for at, group in enumerate(groups):
             state.noise_variance[group] = variance[at]
             mean_gradient[group] = gradient[at]
-        return mean_gradient
+        return mean_gradient + self._harmonic(state, torch.arange(len(state.weights)))
+
+    def _harmonic(self, state: LangevinState, rows: torch.Tensor) -> torch.Tensor | float:
+        harmonic = getattr(self.potential, "harmonic_gradient", None)
+        return 0.0 if harmonic is None else harmonic(state.weights[rows], rows)
 
     @staticmethod
     def _same_start(state: LangevinState) -> list[torch.Tensor]:
         """Rows, (K,) int64 each, whose weights have the same bits."""
         by_bits: dict[bytes, list[int]] = {}
         for row, weights in enumerate(state.weights):
-            by_bits.setdefault(weights.numpy().tobytes(), []).append(row)
+            by_bits.setdefault(weights.cpu().numpy().tobytes(), []).append(row)
         return [torch.tensor(group) for group in by_bits.values()]
 
     def _estimate(
         self, weights: torch.Tensor, step: int, chain_ids: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Variance and mean of the mini-batch gradients, both (R, N) float32."""
+        """Variance and mean of the mini-batch gradients without harmonic terms, both (R, N)
+        float32."""
         o = self.options
-        assert o.batch is not None  # the whole set has no noise: full_batch.py
         estimate = estimate_noise(
-            self.potential,
+            self.noisy,
             weights,
             seed=self.seed,
             step=step,
             chain_ids=chain_ids,
-            batch=o.batch,
+            batch=self.draws.batch,
             draws=o.noise_draws,
             draws_max=o.noise_draws_max,
             tolerance=o.noise_tolerance,
+            kept=self.draws,
         )
         return estimate.variance, estimate.mean_gradient
 
@@ -172,7 +199,8 @@ class Adaptation:
         temperature, variance = state.temperature[rows], state.noise_variance[rows]
         realised = self._realised(state, rows)
         # Float32 masses: the set value itself must not count as above.
-        above = realised > self._t_ratio_max(state)[rows, None] * (1 + 1e-6)
+        largest = self._t_ratio_max(state)[rows, None] * (1 + 1e-6)
+        above = realised > largest.to(realised.device)
         raised = masses_from_variance(
             variance, temperature=temperature, t_ratio=state.t_ratio[rows], dt=o.dt, m1=o.m1
         )
@@ -210,8 +238,9 @@ class Adaptation:
 
         The leapfrog momentum Π is half a kick behind the position: Π = p + (dt/2) ⟨g⟩.
         """
+        redrawn = which.any(1).tolist()
         for at, row in enumerate(rows.tolist()):
-            if not bool(which[at].any()):
+            if not redrawn[at]:
                 continue
             noise = normals(
                 seed=self.seed,
@@ -219,6 +248,7 @@ class Adaptation:
                 chain=int(state.chain_ids[row]),
                 step=state.step,
                 count=state.weights.shape[1],
+                device=state.weights.device,
             )
             masses = state.masses[row].double()
             kick = 0.5 * self.options.dt * mean_gradient[at].double()

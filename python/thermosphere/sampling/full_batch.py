@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import torch
 
+from thermosphere.ops.minibatch import Minibatch
 from thermosphere.sampling.adaptation import Adaptation
 from thermosphere.sampling.masses import floored_variance, median_variance
-from thermosphere.sampling.noise import estimate_noise
 from thermosphere.sampling.state import LangevinState
 from thermosphere.sampling.stiffness import largest_curvature
 
@@ -28,10 +28,12 @@ LARGEST_TURN = 0.1
 class FullBatchAdaptation(Adaptation):
     """Changes masses and, with them, momenta; never weights, Q or the shape of the masses."""
 
+    def _noise_batch(self) -> int:
+        return min(self.options.noise_batch, self.potential.examples)
+
     def start(self, state: LangevinState, masses: torch.Tensor | None) -> None:
         """Set the masses (unless given), draw thermal momenta."""
-        _, mean_gradient = self.potential(state.weights, None)
-        mean_gradient = mean_gradient.clone()
+        chains = torch.arange(len(state.weights))
         if masses is not None:
             state.masses = masses
             state.next_adaptation.fill_(-1)
@@ -40,25 +42,17 @@ class FullBatchAdaptation(Adaptation):
                 state.next_adaptation.fill_(min(FIRST_LOOK, self.options.adapt_every))
             for rows in self._same_start(state):
                 state.masses[rows] = self._measured(state, rows[:1])
-            turn = self._turn(state, torch.arange(len(state.weights)))
+            turn = self._turn(state, chains).to(state.masses.device)
             state.masses *= (turn / LARGEST_TURN).square().clamp(min=1.0).float()[:, None]
         everything = torch.ones_like(state.weights, dtype=torch.bool)
-        chains = torch.arange(len(state.weights))
-        self._redraw_momenta(state, chains, everything, mean_gradient)
+        self._redraw_momenta(state, chains, everything, self._slope(state, chains))
 
     def adapt(self, state: LangevinState, rows: torch.Tensor) -> None:
         """Look at the curvature of these rows again; where ω dt is off by more than the tolerance,
         scale all masses by one factor and the momenta by its root, which leaves them thermal."""
         o = self.options
         wanted = (o.stiffness / o.dt) ** 2
-        curvature = largest_curvature(
-            self.potential,
-            state.weights[rows].contiguous(),
-            state.masses[rows],
-            seed=self.seed,
-            step=state.step,
-            chain_ids=state.chain_ids[rows],
-        )
+        curvature = self._curvature(state, rows, state.masses[rows], state.step)
         factor = torch.maximum(
             curvature / wanted, (self._turn(state, rows) / LARGEST_TURN).square()
         )
@@ -68,48 +62,61 @@ class FullBatchAdaptation(Adaptation):
         interval = (state.streak[rows] * o.adapt_every).clamp(max=max(o.adapt_every_max, 1))
         interval = interval.clamp(max=max(state.step, FIRST_LOOK))
         state.next_adaptation[rows] = state.step + interval
-        if not bool(off.any()):
+        rows, factor = rows[off], factor[off].to(state.masses.device)[:, None]
+        if not len(rows):
             return
-        _, gradient = self.potential(state.weights[rows].contiguous(), None)
         # The leapfrog momentum Π is half a kick behind the position: Π = p + (dt/2) g.
-        kick = 0.5 * o.dt * gradient.double() * (o.scheme == "leapfrog")
-        momenta = (state.momenta[rows].double() - kick) * factor.sqrt()[:, None] + kick
-        state.momenta[rows] = torch.where(off[:, None], momenta.float(), state.momenta[rows])
-        state.masses[rows] = (state.masses[rows].double() * factor[:, None]).float()
+        kick = 0.5 * o.dt * self._slope(state, rows).double() * (o.scheme == "leapfrog")
+        momenta = (state.momenta[rows].double() - kick) * factor.sqrt() + kick
+        state.momenta[rows] = momenta.float()
+        state.masses[rows] = (state.masses[rows].double() * factor).float()
+
+    def _slope(self, state: LangevinState, rows: torch.Tensor) -> torch.Tensor:
+        """dU/dw of the whole set, (R, N)."""
+        _, gradient = self.noisy(state.weights[rows].contiguous(), None)
+        return gradient + self._harmonic(state, rows)
+
+    def _curvature(
+        self, state: LangevinState, rows: torch.Tensor, masses: torch.Tensor, step: int
+    ) -> torch.Tensor:
+        """Of U with its harmonic terms, (R,) float64 on the CPU."""
+        harmonic = getattr(self.potential, "harmonic_gradient", None)
+
+        def potential(
+            weights: torch.Tensor, batch: Minibatch | None
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            losses, gradient = self.noisy(weights, batch)
+            return losses, gradient if harmonic is None else gradient + harmonic(weights, rows)
+
+        # One start for all: equal weights have equal curvatures.
+        same = torch.zeros_like(rows) if step == 0 else state.chain_ids[rows]
+        weights = state.weights[rows].contiguous()
+        return largest_curvature(
+            potential, weights, masses, seed=self.seed, step=step, chain_ids=same
+        ).cpu()
 
     def _turn(self, state: LangevinState, rows: torch.Tensor) -> torch.Tensor:
-        """The angle of a thermal move, (R,) float64."""
-        lightness = state.masses[rows].double().reciprocal().sum(1)
+        """The angle of a thermal move, (R,) float64 on the CPU."""
+        lightness = state.masses[rows].double().reciprocal().sum(1).cpu()
         return self.options.dt * (state.temperature[rows] * lightness / state.norm2[rows]).sqrt()
 
     def _measured(self, state: LangevinState, row: torch.Tensor) -> torch.Tensor:
         """Masses (1, N) float32 for one row. ValueError where no direction curves upwards."""
         o = self.options
-        weights, same = state.weights[row].contiguous(), torch.zeros(1, dtype=torch.int64)
-        variance = estimate_noise(
-            self.potential,
-            weights,
-            seed=self.seed,
-            step=0,
-            chain_ids=same,
-            batch=min(o.noise_batch, self.potential.examples),
-            draws=o.noise_draws,
-            draws_max=o.noise_draws_max,
-            tolerance=o.noise_tolerance,
-        ).variance
+        variance, _ = self._estimate(
+            state.weights[row].contiguous(), 0, torch.zeros(1, dtype=torch.int64)
+        )
         floored = floored_variance(
             variance,
             o.floor,
             layout=getattr(self.potential, "layout", None),
             average_axis=o.average_axis,
         )
-        shape = floored / median_variance(variance)[:, None]
-        curvature = largest_curvature(
-            self.potential, weights, shape, seed=self.seed, step=0, chain_ids=same
-        )
-        if not float(curvature) > 0:
+        shape = floored / median_variance(variance).to(floored.device)[:, None]
+        curvature = float(self._curvature(state, row, shape, 0))
+        if not curvature > 0:
             raise ValueError(
                 "masses: U must curve upwards in some direction at the start, got a largest "
-                f"curvature of {float(curvature):.3g}; give `masses` explicitly"
+                f"curvature of {curvature:.3g}; give `masses` explicitly"
             )
-        return (shape * (float(curvature) * (o.dt / o.stiffness) ** 2)).float()
+        return (shape * (curvature * (o.dt / o.stiffness) ** 2)).float()

@@ -24,12 +24,14 @@ from dataclasses import fields, replace
 
 import torch
 
-from thermosphere.models.potential import Potential
+from thermosphere.models.potential import Potential, device_of
 from thermosphere.ops.philox import Stream
 from thermosphere.sampling.adaptation import Adaptation
+from thermosphere.sampling.derived import noise_scales
 from thermosphere.sampling.full_batch import FullBatchAdaptation
-from thermosphere.sampling.moves import Moves, UnreachableSphereError
+from thermosphere.sampling.moves import Moves
 from thermosphere.sampling.options import LangevinOptions
+from thermosphere.sampling.recorder import Recorder
 from thermosphere.sampling.start import (
     checked_identities,
     checked_masses,
@@ -38,6 +40,7 @@ from thermosphere.sampling.start import (
     checked_weights,
 )
 from thermosphere.sampling.state import LangevinState
+from thermosphere.sampling.unreachable import UnreachableSphereError
 
 __all__ = ["Langevin", "UnreachableSphereError"]
 
@@ -61,6 +64,10 @@ class Langevin:
     seed: of all noise, mini-batches and decisions. A run is a function of (seed, chain ids, start).
     options: :class:`LangevinOptions`; keyword arguments replace single ones.
     threads: of the fused parts; default torch.get_num_threads(). Their bits do not depend on it.
+    recorder: how moves are recorded (sampling/recorder.py); default a CUDA graph where the
+    potential runs on a GPU and can be captured.
+
+    With a potential on a GPU all that has the size of the weights stays there.
 
     Raises ValueError for an option or a temperature out of range.
     """
@@ -73,6 +80,7 @@ class Langevin:
         seed: int = 0,
         options: LangevinOptions | None = None,
         threads: int | None = None,
+        recorder: Recorder | None = None,
         **changes: object,
     ) -> None:
         known = {f.name for f in fields(LangevinOptions)}
@@ -85,9 +93,10 @@ class Langevin:
         self.potential = potential
         self.temperature = checked_temperature(temperature)
         self.seed = checked_seed(seed)
-        self.moves = Moves(potential, self.options, seed, threads)
+        self.moves = Moves(potential, self.options, seed, threads, recorder)
         adaptation = Adaptation if self.options.batch is not None else FullBatchAdaptation
-        self.adaptation = adaptation(potential, self.options, seed)
+        self.adaptation = adaptation(potential, self.options, seed, self.moves.recorder)
+        self._pace = 1  # moves of the next burst
 
     def init(
         self,
@@ -118,6 +127,8 @@ class Langevin:
         ids = checked_identities(chain_ids, chains)
         if masses is not None:
             masses = checked_masses(masses, chains, parameters, torch.float32)
+        device = device_of(self.potential)
+        weights, squared = weights.to(device), squared.cpu()
 
         state = LangevinState(
             weights=weights,
@@ -133,8 +144,8 @@ class Langevin:
             ),
             streak=torch.ones(chains, dtype=torch.int64),
         )
-        self.adaptation.start(state, masses)
-        self.moves.noise_scales(state)  # refuses masses that leave the white noise no room
+        self.adaptation.start(state, None if masses is None else masses.to(device))
+        noise_scales(state, self.options)  # refuses masses that leave the white noise no room
         return state
 
     def run(
@@ -146,30 +157,31 @@ class Langevin:
         A mini-batch does not depend on the weights it is evaluated at, so that mean estimates ⟨U⟩
         without bias.
         on_moves(done) is called between bursts with the number of moves made: after every move
-        where the potential is not fused, else about every tenth of a second. The bits do not depend
-        on the cuts. Raises :class:`UnreachableSphereError` naming chain, step, dt and T_ratio: that
-        chain keeps its last good weights and momenta, the others may have gone on, so the state as
-        a whole is spent: go on from a copy or a checkpoint, with a smaller step.
+        where the potential is neither fused nor captured, else about every tenth of a second. The
+        bits do not depend on the cuts.
+        Raises :class:`UnreachableSphereError` naming chain, step, dt and T_ratio: that chain keeps
+        its last good weights and momenta, the others may have gone on, so the state as a whole is
+        spent: go on from a copy or a checkpoint, with a smaller step.
         """
         if moves < 1:
             raise ValueError(f"run: moves must be >= 1, got {moves}")
         loss_sums = torch.zeros(len(state.temperature), dtype=torch.float64)
         derived = self.moves.derive(state)
-        done, burst = 0, 1
+        done = 0
         while done < moves:
             due = self.adaptation.due(state)
             if due.numel():
                 self.adaptation.adapt(state, due)
                 derived = self.moves.derive(state)
-            burst = min(burst, moves - done, self.adaptation.moves_left(state))
+            burst = min(self._pace, moves - done, self.adaptation.moves_left(state))
             begun = time.perf_counter()
             self.moves.advance(state, derived, burst, loss_sums)
             done += burst
             if on_moves is not None:
                 on_moves(done)
-            if self.moves.fused is not None:
+            if self.moves.fused is not None or self.moves.captured is not None:
                 taken = (time.perf_counter() - begun) / burst
-                burst = max(1, int(BURST_SECONDS / taken))
+                self._pace = max(1, int(BURST_SECONDS / taken))
         return loss_sums / moves
 
     def kinetic_temperature(self, state: LangevinState) -> torch.Tensor:
@@ -186,4 +198,4 @@ class Langevin:
             out = torch.empty_like(state.momenta)
             derived = self.moves.derive(state)
             energy = self.moves.full_momenta(state, derived, gradient, out=out).clone()
-        return 2.0 * energy / freedom
+        return 2.0 * energy.cpu() / freedom

@@ -26,8 +26,8 @@ def friction_factor(m1: float) -> float:
 
 
 def median_variance(variance: torch.Tensor) -> torch.Tensor:
-    """Median over the parameters with v > 0 of each chain, (C, N) -> (C,) float64. Raises
-    ValueError where all are 0."""
+    """Median over the parameters with v > 0 of each chain, (C, N) -> (C,) float64 on the CPU.
+    Raises ValueError where all are 0."""
     medians = torch.empty(variance.shape[0], dtype=torch.float64)
     for chain, row in enumerate(variance):
         noisy = row[row > 0]
@@ -62,7 +62,7 @@ def floored_variance(
         variance = _averaged(variance, layout, average_axis)
     variance = variance.double()
     if floor == "median":
-        return torch.maximum(variance, median_variance(variance)[:, None])
+        return torch.maximum(variance, median_variance(variance)[:, None].to(variance.device))
     if isinstance(floor, str) or not 0 < floor < math.inf:
         raise ValueError(
             f'masses: variance_floor must be "median" or a finite positive number, got {floor!r}'
@@ -110,7 +110,7 @@ def masses_from_variance(
 ) -> torch.Tensor:
     """M = v dt² / (4 r T m1²), (C, N) float32, from the floored variance."""
     scale = dt * dt / (4.0 * m1 * m1 * (t_ratio * temperature).double())
-    return (floored.double() * scale[:, None]).float()
+    return (floored.double() * scale[:, None].to(floored.device)).float()
 
 
 def realised_t_ratio(
@@ -127,7 +127,7 @@ def realised_t_ratio(
         variance.double()
         * dt
         * dt
-        / (4.0 * m1 * m1 * masses.double() * temperature.double()[:, None])
+        / (4.0 * m1 * m1 * masses.double() * temperature.double()[:, None].to(masses.device))
     )
 
 
@@ -150,7 +150,7 @@ def white_noise_scales(
     """
     c1 = friction_factor(m1)
     v = variance.double() * (dt * dt / 4.0)
-    thermal = masses.double() * temperature.double()[:, None] * (m1 * m1)
+    thermal = masses.double() * temperature.double()[:, None].to(masses.device) * (m1 * m1)
     k2 = thermal - v
     if scheme == "paper":
         step2, limit = k2, 1.0

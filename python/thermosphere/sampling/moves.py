@@ -1,111 +1,76 @@
-"""The moves of the sampler: one by one for any potential, in bursts inside the extension where the
-potential is a fused one. Same formulas, same random numbers."""
+"""The moves of the sampler: captured in a CUDA graph where the potential runs on a GPU, in bursts
+inside the extension where it is a fused one, one by one for any other. Same formulas, same random
+numbers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
-from thermosphere.models.potential import Potential
+from thermosphere.models.potential import Potential, device_of
 from thermosphere.ops.langevin_burst import (
     BurstWorkspace,
     FusedPotential,
     HalfMoves,
     langevin_burst,
 )
-from thermosphere.ops.langevin_step import (
-    UNCONSTRAINED,
-    StepWorkspace,
-    langevin_momenta,
-    langevin_step,
-    metric_sums,
-    step_coefficients,
-)
-from thermosphere.ops.minibatch import draw_minibatch
+from thermosphere.ops.langevin_step import StepWorkspace, langevin_momenta, langevin_step
+from thermosphere.ops.minibatch import Minibatch, draw_minibatch
 from thermosphere.ops.philox import Stream
-from thermosphere.sampling.masses import friction_factor, white_noise_scales
+from thermosphere.sampling.captured import CapturedMoves
+from thermosphere.sampling.derived import Derived, derive
 from thermosphere.sampling.options import LangevinOptions
+from thermosphere.sampling.recorder import GraphRecorder, Recorder
 from thermosphere.sampling.state import LangevinState
-
-
-class UnreachableSphereError(RuntimeError):
-    """A proposal left the sphere's reach, or is not finite. The chain keeps its last good weights
-    and momenta."""
-
-
-@dataclass(frozen=True)
-class Derived:
-    """What moves need that follows from the state and changes only when the masses do."""
-
-    inverse_masses: torch.Tensor  # (C, N) float32
-    step_scales: torch.Tensor  # (C, N) float32
-    momenta_scales: torch.Tensor  # (C, N) float32
-    step_coefficients: torch.Tensor  # (C, 5) float64
-    momenta_coefficients: torch.Tensor  # (C, 5) float64
-    metric: torch.Tensor  # (C,) float64
-    workspace: StepWorkspace
+from thermosphere.sampling.unreachable import unreachable
 
 
 class Moves:
     """Advances states of one potential under one set of options.
 
-    `fused` is the potential as the extension runs it, None where it cannot; then a burst is one
-    move.
+    `fused` is the potential as the extension runs it, None where it cannot; `captured` the moves as
+    a CUDA graph, or as `recorder` records them, None where the potential cannot be captured. With
+    neither a burst is one move.
     """
 
     def __init__(
-        self, potential: Potential, options: LangevinOptions, seed: int, threads: int | None
+        self,
+        potential: Potential,
+        options: LangevinOptions,
+        seed: int,
+        threads: int | None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.potential = potential
         self.options = options
         self.seed = seed
         self.threads = threads
-        self.fused: FusedPotential | None = getattr(potential, "fused", None)
+        self.recorder = recorder if recorder is not None else graph_recorder(potential)
+        self.captured: CapturedMoves | None = None
+        self.fused: FusedPotential | None = None
+        if self.recorder is not None:
+            self.captured = CapturedMoves(potential, options, seed, threads, self.recorder)
+        else:
+            self.fused = getattr(potential, "fused", None)
         self._burst: BurstWorkspace | None = None
+        self._workspace: StepWorkspace | None = None
+
+    @property
+    def way(self) -> str:
+        """How moves are made, in words."""
+        if self.captured is not None:
+            return "moves in a CUDA graph"
+        return "moves in bursts" if self.fused is not None else "moves one by one"
 
     def derive(self, state: LangevinState) -> Derived:
-        o = self.options
-        c1 = friction_factor(o.m1)
-        leapfrog = o.scheme == "leapfrog"
-        dt = torch.full_like(state.temperature, o.dt)
-        shared = {
-            "dt": dt,
-            "metric_temperature": state.temperature * float(o.corrects_metric),
-            "norm2": state.norm2 if o.constrained else torch.full_like(dt, UNCONSTRAINED),
-        }
-        step_scales, momenta_scales = self.noise_scales(state)
-        workspace = StepWorkspace(*state.weights.shape)
-        inverse_masses = state.masses.reciprocal()
-        return Derived(
-            inverse_masses=inverse_masses,
-            step_scales=step_scales,
-            momenta_scales=momenta_scales,
-            step_coefficients=step_coefficients(
-                momentum_factor=torch.full_like(dt, c1 * c1 if leapfrog else c1),
-                gradient_factor=dt / 2 * (1 + c1 * c1 if leapfrog else 1),
-                **shared,
-            ),
-            momenta_coefficients=step_coefficients(
-                momentum_factor=torch.full_like(dt, c1), gradient_factor=dt / 2, **shared
-            ),
-            metric=metric_sums(
-                state.weights, inverse_masses, workspace=workspace, threads=self.threads
-            ),
-            workspace=workspace,
-        )
-
-    def noise_scales(self, state: LangevinState) -> tuple[torch.Tensor, torch.Tensor]:
-        """White noise of the step and of full-step momenta, both (C, N) float32. ValueError where
-        the masses leave it no room."""
-        return white_noise_scales(
-            state.noise_variance,
-            state.masses,
-            temperature=state.temperature,
-            dt=self.options.dt,
-            m1=self.options.m1,
-            scheme=self.options.scheme,
-        )
+        """Where moves are captured always the same memory, written anew. ValueError where the
+        masses leave the white noise no room."""
+        shape, device = state.weights.shape, state.weights.device
+        kept = self._workspace
+        if kept is None or kept.proposal.shape != shape or kept.proposal.device != device:
+            backend = "auto" if self.recorder is None else self.recorder.backend
+            kept = self._workspace = StepWorkspace(*shape, device=device, backend=backend)
+        derived = derive(state, self.options, kept, self.threads)
+        return derived if self.captured is None else self.captured.keep(derived)
 
     def gradient(self, state: LangevinState, stream: Stream) -> tuple[torch.Tensor, torch.Tensor]:
         """Losses (C,) and gradient (C, N) on the mini-batch of this step and stream."""
@@ -119,7 +84,8 @@ class Moves:
             batch=self.options.batch,
             examples=self.potential.examples,
         )
-        return self.potential(state.weights, minibatch)
+        there = Minibatch(*(tensor.to(state.weights.device) for tensor in minibatch))
+        return self.potential(state.weights, there)
 
     def full_momenta(
         self, state: LangevinState, derived: Derived, gradient: torch.Tensor, *, out: torch.Tensor
@@ -133,7 +99,7 @@ class Moves:
             derived.momenta_scales,
             coefficients=derived.momenta_coefficients,
             metric=derived.metric,
-            chain_ids=state.chain_ids,
+            chain_ids=derived.chain_ids,
             workspace=derived.workspace,
             seed=self.seed,
             step=state.step,
@@ -145,6 +111,9 @@ class Moves:
         self, state: LangevinState, derived: Derived, moves: int, loss_sums: torch.Tensor
     ) -> None:
         """`moves` moves in place; adds the mini-batch losses to `loss_sums` (C,) float64."""
+        if self.captured is not None:
+            self.captured.advance(state, moves, loss_sums)
+            return
         if self.fused is not None:
             self._advance_fused(state, derived, moves, loss_sums)
             return
@@ -162,7 +131,7 @@ class Moves:
             derived.step_scales,
             coefficients=derived.step_coefficients,
             metric=derived.metric,
-            chain_ids=state.chain_ids,
+            chain_ids=derived.chain_ids,
             workspace=derived.workspace,
             seed=self.seed,
             step=state.step,
@@ -174,7 +143,7 @@ class Moves:
         if self.options.scheme == "paper":
             _, gradient = self.gradient(state, Stream.MINIBATCH_END)
             self.full_momenta(state, derived, gradient, out=state.momenta)
-        return losses.double()
+        return losses.double().cpu()
 
     def _advance_fused(
         self, state: LangevinState, derived: Derived, moves: int, loss_sums: torch.Tensor
@@ -220,13 +189,14 @@ class Moves:
         losses: torch.Tensor,
         gradient: torch.Tensor,
     ) -> None:
-        numbers = (losses[chain], gradient[chain], state.momenta[chain])
-        if all(bool(torch.isfinite(number).all()) for number in numbers):
-            what = "left the sphere's reach"
-        else:
-            what = "has a loss, gradient or momentum that is not finite"
-        raise UnreachableSphereError(
-            f"sampler: chain {int(state.chain_ids[chain])} {what} at step {step}: "
-            f"dt = {self.options.dt:g}, T_ratio = {float(state.t_ratio[chain]):.3g}, "
-            f"T = {float(state.temperature[chain]):.3g}; lower dt or T_ratio"
+        raise unreachable(
+            state, self.options, row=chain, step=step, losses=losses, gradient=gradient
         )
+
+
+def graph_recorder(potential: Potential) -> Recorder | None:
+    """CUDA graphs on the potential's device; None where it cannot be captured."""
+    device = device_of(potential)
+    if device.type != "cuda" or getattr(potential, "capturable", None) is None:
+        return None
+    return GraphRecorder(device)

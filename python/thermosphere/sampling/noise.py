@@ -8,14 +8,13 @@ from typing import NamedTuple
 import torch
 
 from thermosphere.models.potential import Potential
-from thermosphere.ops.minibatch import draw_minibatch
-from thermosphere.ops.philox import Stream
+from thermosphere.sampling.noise_draws import NoiseDraws
 
 
 class NoiseEstimate(NamedTuple):
     variance: torch.Tensor  # (C, N) float32, of one mini-batch gradient
     mean_gradient: torch.Tensor  # (C, N) float32
-    draws: torch.Tensor  # (C,) int64, mini-batches used
+    draws: torch.Tensor  # (C,) int64 on the CPU, mini-batches used
 
 
 def estimate_noise(
@@ -29,15 +28,17 @@ def estimate_noise(
     draws: int = 100,
     draws_max: int = 1000,
     tolerance: float = 0.1,
+    kept: NoiseDraws | None = None,
 ) -> NoiseEstimate:
     """Variance of mini-batch gradients at fixed weights ``(C, N)``.
 
     Rounds of ``draws`` mini-batches, at most ``draws_max``, until a round changes the standard
-    deviation of every parameter by no
-    more than ``tolerance``: |sqrt(v_new / v_old) - 1| ≤ tolerance. A chain that has converged drops
-    out. Draws are numbered
-    (step, draw) on the stream ESTIMATE, so that they repeat no mini-batch of the dynamics.
+    deviation of every parameter by no more than ``tolerance``: |sqrt(v_new / v_old) - 1| ≤
+    tolerance. A chain that has converged drops out. Draws are numbered (step, draw) on the stream
+    ESTIMATE, so that they repeat no mini-batch of the dynamics. chain_ids: (C,) int64 on the CPU.
+    kept: buffers and recordings of the same potential, seed and batch, to use again.
     """
+    sources = kept or NoiseDraws(potential, seed=seed, batch=batch)
     chains = weights.shape[0]
     mean = torch.zeros_like(weights, dtype=torch.float64)
     squares = torch.zeros_like(mean)
@@ -45,36 +46,31 @@ def estimate_noise(
     previous: torch.Tensor | None = None
     active = torch.arange(chains)
     while active.numel() and int(used.max()) < draws_max:
-        rows, ids, at = weights[active].contiguous(), chain_ids[active].contiguous(), mean[active]
-        spread = squares[active]
         first = int(used[active[0]])
         last = min(first + draws, draws_max)
-        for draw in range(first, last):
-            minibatch = draw_minibatch(
-                seed=seed,
-                step=(step << 16) + draw,
-                stream=Stream.ESTIMATE,
-                chain_ids=ids,
-                batch=batch,
-                examples=potential.examples,
-            )
-            _, gradient = potential(rows, minibatch)
-            deviation = gradient.double() - at  # Welford: no cancellation for a small variance
-            at += deviation / (draw + 1)
-            spread += deviation * (gradient - at)
-        mean[active], squares[active], used[active] = at, spread, last
-        variance = spread / max(last - 1, 1)
+        mean[active], squares[active] = sources.sums(len(active)).add(
+            weights[active],
+            mean[active],
+            squares[active],
+            chain_ids[active],
+            number=(step << 16) + first,
+            made=first,
+            draws=last - first,
+        )
+        used[active] = last
+        variance = squares[active] / max(last - 1, 1)
         if previous is not None:
-            active = active[changed(variance, previous, tolerance)]
-            previous = variance[changed(variance, previous, tolerance)]
+            moving = changed(variance, previous, tolerance)
+            active, previous = active[moving], variance[moving]
         else:
             previous = variance
-    divisor = (used - 1).clamp(min=1)[:, None].double()
+    divisor = (used - 1).clamp(min=1)[:, None].double().to(squares.device)
     return NoiseEstimate((squares / divisor).float(), mean.float(), used)
 
 
 def changed(new: torch.Tensor, old: torch.Tensor, tolerance: float) -> torch.Tensor:
-    """(C,) bool: whether any parameter's standard deviation differs by more than ``tolerance``."""
+    """(C,) bool on the CPU: whether any parameter's standard deviation differs by more than
+    ``tolerance``."""
     ratio = (new.double() / old.double()).sqrt()
     same = ((ratio - 1).abs() <= tolerance) | ((new == 0) & (old == 0))
-    return ~same.all(dim=1)
+    return ~same.all(dim=1).cpu()

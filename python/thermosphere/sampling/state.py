@@ -9,8 +9,11 @@ import torch
 
 @dataclass
 class LangevinState:
-    """Everything the next move depends on; :meth:`Langevin.run` changes it in place. All tensors on
-    the CPU."""
+    """Everything the next move depends on; :meth:`Langevin.run` changes it in place.
+
+    The (C, N) tensors are on the device of the potential, those of one number a chain on the CPU,
+    where it is decided what a chain does next.
+    """
 
     weights: torch.Tensor  # (C, N) float32
     momenta: torch.Tensor  # (C, N) float32: Π of the leapfrog scheme, p of the paper's
@@ -25,19 +28,23 @@ class LangevinState:
     step: int = 0
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All of it as named tensors, for a checkpoint."""
-        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "step"}
+        """All of it as named tensors on the CPU, for a checkpoint: the same whatever the device."""
+        named = {f.name: getattr(self, f.name).cpu() for f in fields(self) if f.name != "step"}
         return {**named, "step": torch.tensor(self.step, dtype=torch.int64)}
 
     @classmethod
-    def from_tensors(cls, named: dict[str, torch.Tensor]) -> LangevinState:
-        """The state saved by :meth:`tensors`, copied. Raises ValueError where one is missing."""
+    def from_tensors(
+        cls, named: dict[str, torch.Tensor], device: torch.device | str = "cpu"
+    ) -> LangevinState:
+        """The state saved by :meth:`tensors`, copied, for a potential on `device`. Raises
+        ValueError where one is missing."""
         missing = [f.name for f in fields(cls) if f.name not in named]
         if missing:
             raise ValueError(f"sampler state: expected tensors {missing}, got {sorted(named)}")
         values = {
-            f.name: named[f.name].clone(memory_format=torch.contiguous_format)
-            for f in fields(cls)
-            if f.name != "step"
+            name: tensor.clone(memory_format=torch.contiguous_format).to(
+                device if tensor.ndim == 2 else "cpu"
+            )
+            for name, tensor in ((f.name, named[f.name]) for f in fields(cls) if f.name != "step")
         }
         return cls(**values, step=int(named["step"]))

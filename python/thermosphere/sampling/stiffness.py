@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from thermosphere.models.potential import Potential
+from thermosphere.models.potential import Gradient
 from thermosphere.ops.philox import Stream, normals
 
 # Differences of two gradients over this share of |w|: float32 gradients are exact to about 1e-6 of
@@ -21,7 +21,7 @@ ITERATIONS = 20  # gradient pairs; the largest eigenvalue stands out and is exac
 
 
 def largest_curvature(
-    potential: Potential,
+    potential: Gradient,
     weights: torch.Tensor,  # (C, N) float32
     masses: torch.Tensor,  # (C, N)
     *,
@@ -50,7 +50,7 @@ def largest_curvature(
         _, behind = potential((weights - shift).to(weights.dtype), None)
         return (ahead - behind.double()) * (norm / (2 * length)) / root
 
-    vectors = [_unit(_start(seed, step, chain_ids, weights.shape[1]))]
+    vectors = [_unit(_start(seed, step, chain_ids, weights.shape[1], weights.device))]
     diagonal, beside = [], []
     for iteration in range(iterations):
         x = product(vectors[-1])
@@ -71,10 +71,19 @@ def largest_curvature(
     return torch.linalg.eigvalsh(tridiagonal)[:, -1]
 
 
-def _start(seed: int, step: int, chain_ids: torch.Tensor, count: int) -> torch.Tensor:
+def _start(
+    seed: int, step: int, chain_ids: torch.Tensor, count: int, device: torch.device
+) -> torch.Tensor:
     return torch.stack(
         [
-            normals(seed=seed, stream=Stream.CURVATURE, chain=chain, step=step, count=count)
+            normals(
+                seed=seed,
+                stream=Stream.CURVATURE,
+                chain=chain,
+                step=step,
+                count=count,
+                device=device,
+            )
             for chain in chain_ids.tolist()
         ]
     ).double()

@@ -1,0 +1,25 @@
+"""Where weights are sampled: the setting ``sampling.device``, checked before other stages run."""
+
+from __future__ import annotations
+
+import torch
+
+from thermosphere.ops.backends import step_backend
+
+
+def sampling_device(name: str, where: str) -> torch.device:
+    """The device of this name ("cpu" or "cuda"). Raises ValueError, naming `where`, if it cannot be
+    used here."""
+    if name == "cpu":
+        return torch.device(name)
+    expected = f"{where} = {name!r} needs a GPU that PyTorch can use"
+    if torch.version.cuda is None and torch.version.hip is None:
+        raise ValueError(f"{expected}, got PyTorch {torch.__version__}, built for the CPU alone")
+    if not torch.cuda.is_available():
+        raise ValueError(f"{expected}, got none (torch.cuda.is_available() is false)")
+    device = torch.device(name, torch.cuda.current_device())
+    try:
+        step_backend(where, device)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    return device
