@@ -94,9 +94,11 @@ def too_few(study: ModelStudy, needed: int) -> str:
     return words if count == 0 else f"{words}; {needed} must count"
 
 
-def checks(*studies: ModelStudy) -> str:
-    """What was looked at before a disagreement is believed."""
-    return " ".join(_checks(study) for study in studies)
+def check_and_cause(config: Config, *studies: ModelStudy) -> str:
+    """What was looked at before a disagreement is believed, and what may lie behind it."""
+    looked = " ".join(_checks(study) for study in studies)
+    names = [study.name for study in studies]
+    return f"{looked} Likely cause: {training_differences(config, *names) or OTHER_DATA}."
 
 
 def _checks(study: ModelStudy) -> str:
@@ -119,12 +121,13 @@ def _checks(study: ModelStudy) -> str:
     )
 
 
-TRAINING = ("runs", "references", "dropout", "warmup", "batch", "learning_rate_factor", "patience")
+OTHER_DATA = "other data: sequences of another random interaction matrix than the paper's"
+TRAINING = ("runs", "references", "dropout", "warmup", "batch", "learning_rate_factor")  # published
 
 
 def training_differences(config: Config, *names: str) -> str:
-    """In what the training of the models differs from the paper's (the preset of that name); empty
-    where in nothing."""
+    """In what the training of the models differs from the published one (which the preset `paper`
+    repeats); empty where in nothing."""
     paper = load_config(preset_text("paper"), where="preset paper").models
     differences: dict[str, None] = {}
     for name in names:
@@ -137,7 +140,7 @@ def training_differences(config: Config, *names: str) -> str:
                 differences[f"{key} {ours[key]:g} (paper {theirs[key]:g})"] = None
     if not differences:
         return ""
-    return f"Training differs from the paper's in {', '.join(differences)}."
+    return f"training that differs from the paper's, in {', '.join(differences)}"
 
 
 def only_for(studies: Studies, *names: str) -> str:

@@ -11,7 +11,7 @@ from thermosphere.runs.claims import (
     Finding,
     Studies,
     Verdict,
-    checks,
+    check_and_cause,
     compared,
     compatible,
     in_units_of_peak,
@@ -19,7 +19,6 @@ from thermosphere.runs.claims import (
     only_for,
     shown,
     too_few,
-    training_differences,
     usable,
 )
 from thermosphere.runs.claims_ladder import NEEDED, least_error
@@ -52,7 +51,7 @@ def sampling_finds_more_contacts(studies: Studies, config: Config) -> list[Findi
             verdict = compared(gain)
             because = {
                 "undecided": f"the difference is known to ± {gain.reach:.2g} only",
-                "disagrees": f"{checks(study)} {training_differences(config, name)}".strip(),
+                "disagrees": check_and_cause(config, study),
             }
             findings.append(
                 Finding(PRECISION, name, claim, verdict, numbers, because.get(verdict, ""))
@@ -68,7 +67,9 @@ def larger_models_find_more(studies: Studies, config: Config) -> list[Finding]:
         if not here or any(TOLERANT not in study.table for study in here):
             continue
         subject = f"{better} and {worse}"
-        claim = "P̃@L of the first, in its best block, is above that of the second"
+        claim = "P̃@L of the large model is above that of the small one"
+        if worse == "tf1":
+            claim = "P̃@L of the best block of tf4 is above that of tf1"
         reason = only_for(studies, better, worse) or "; ".join(
             filter(None, (too_few(study, NEEDED) for study in here))
         )
@@ -81,7 +82,7 @@ def larger_models_find_more(studies: Studies, config: Config) -> list[Finding]:
         verdict = compared(gain)
         because = {
             "undecided": f"the difference is known to ± {gain.reach:.2g} only",
-            "disagrees": checks(*here),
+            "disagrees": check_and_cause(config, *here),
         }
         findings.append(
             Finding(PRECISION, subject, claim, verdict, numbers, because.get(verdict, ""))
@@ -119,7 +120,7 @@ def contacts_are_best_above_the_minimum(studies: Studies, config: Config) -> lis
         if highest.min() > lowest.max():
             verdict, because = "agrees", ""
         elif highest.max() < lowest.min():
-            verdict, because = "disagrees", checks(study)
+            verdict, because = "disagrees", check_and_cause(config, study)
         findings.append(Finding(PRECISION, study.name, claim, verdict, numbers, because))
     return findings
 
@@ -146,7 +147,7 @@ def attention_is_self_averaging(studies: Studies, config: Config) -> list[Findin
         numbers = f"correlation {shown(likeness)} between samples of {starts} starts"
         because = {
             "undecided": f"known to ± {likeness.reach:.2g} only, too little to tell from {ALIKE}",
-            "disagrees": checks(study),
+            "disagrees": check_and_cause(config, study),
         }
         findings.append(
             Finding(MAPS, study.name, claim, verdict, numbers, because.get(verdict, ""))

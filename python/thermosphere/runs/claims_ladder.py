@@ -17,7 +17,7 @@ from thermosphere.runs.claims import (
     Finding,
     Studies,
     Verdict,
-    checks,
+    check_and_cause,
     compared,
     compatible,
     in_units_of_peak,
@@ -26,7 +26,6 @@ from thermosphere.runs.claims import (
     peak,
     shown,
     too_few,
-    training_differences,
     usable,
 )
 from thermosphere.runs.config import Config
@@ -66,7 +65,7 @@ def shape_of_the_loss(studies: Studies, config: Config) -> list[Finding]:
         )
         if low > JUMP or high < JUMP:
             verdict = "agrees" if smooth == (low > JUMP) else "disagrees"
-            because = checks(study) if verdict == "disagrees" else ""
+            because = check_and_cause(config, study) if verdict == "disagrees" else ""
         findings.append(Finding(FIGURE, study.name, claim, verdict, numbers, because))
     return findings
 
@@ -106,7 +105,10 @@ def peak_of_the_specific_heat(studies: Studies, config: Config) -> list[Finding]
     )
     sharpest = max((known[study.name] for study in transformers), key=lambda one: one.mean)
     verdict = compared(known["ff"].minus(sharpest))
-    because = {"disagrees": checks(studies["ff"]), "undecided": "the errors of C are too large"}
+    because = {
+        "disagrees": check_and_cause(config, studies["ff"]),
+        "undecided": "the errors of C are too large",
+    }
     return [
         Finding(
             FIGURE,
@@ -161,7 +163,7 @@ def test_error_is_not_monotonic(studies: Studies, config: Config) -> list[Findin
         if cold.above(0.0) and hot.above(0.0):
             verdict, because = "agrees", ""
         elif _reaches(study, rows) and (best == 0 or best == len(errors) - 1):
-            verdict, because = "disagrees", _trained_apart(study, config)
+            verdict, because = "disagrees", check_and_cause(config, study)
         findings.append(Finding(FIGURE, study.name, claim, verdict, numbers, because))
     return findings
 
@@ -191,7 +193,7 @@ def minimum_just_above_the_peak(studies: Studies, config: Config) -> list[Findin
         if within.min() >= 1.0 and within.max() <= JUST_ABOVE:
             verdict, because = "agrees", ""
         elif within.max() < 1.0 or within.min() > JUST_ABOVE:
-            verdict, because = "disagrees", _trained_apart(study, config)
+            verdict, because = "disagrees", check_and_cause(config, study)
         findings.append(Finding(FIGURE, study.name, claim, verdict, numbers, because))
     return findings
 
@@ -214,7 +216,7 @@ def gain_over_early_stopping(studies: Studies, config: Config) -> list[Finding]:
             verdict, because = "agrees", ""
         elif gain.above(most) or gain.below(least):
             verdict = "disagrees"
-            because = _trained_apart(study, config)
+            because = check_and_cause(config, study)
             if gain.above(0.0):
                 size = "more" if gain.above(most) else "less"
                 because = f"Sampling does better than ES, by {size} than published. {because}"
@@ -247,7 +249,7 @@ def spread_of_early_stopping(studies: Studies, config: Config) -> list[Finding]:
         if p < 0.05:
             verdict, because = "agrees", ""
         elif p > 0.95:
-            verdict, because = "disagrees", _trained_apart(study, config)
+            verdict, because = "disagrees", check_and_cause(config, study)
         findings.append(Finding(FIGURE, study.name, claim, verdict, numbers, because))
     return findings
 
@@ -275,7 +277,7 @@ def small_models_keep_up(studies: Studies, config: Config) -> list[Finding]:
         if gap.below(COMPARABLE):
             verdict, because = "agrees", ""
         elif gap.above(COMPARABLE):
-            because = f"{checks(*pair)} {training_differences(config, small, large)}".strip()
+            because = check_and_cause(config, *pair)
             verdict = "disagrees"
         findings.append(Finding(FIGURE, subject, claim, verdict, numbers, because))
     return findings
@@ -315,8 +317,3 @@ def _reaches(study: ModelStudy, rows: xr.Dataset) -> bool:
     """Whether the ladder that counts goes far enough on both sides of T* to miss no minimum."""
     unit, temperature = peak(study), rows["temperature"].values
     return bool(temperature[0] <= unit / 3 and temperature[-1] >= 2 * unit)
-
-
-def _trained_apart(study: ModelStudy, config: Config) -> str:
-    """The check of a disagreement on test errors, and the likely cause."""
-    return f"{checks(study)} {training_differences(config, study.name)}".strip()

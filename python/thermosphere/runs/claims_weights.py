@@ -16,7 +16,7 @@ from thermosphere.runs.claims import (
     Finding,
     Studies,
     Verdict,
-    checks,
+    check_and_cause,
     compared,
     in_units_of_peak,
     shown,
@@ -53,7 +53,7 @@ def norms_are_conserved(studies: Studies, config: Config) -> list[Finding]:
         numbers = ", ".join(f"{layer} {shown(one)}" for layer, one in likeness.items())
         verdict = compared(lowest, bound=CONSERVED)
         because = {
-            "disagrees": f"{checks(study)} Least alike: "
+            "disagrees": f"{check_and_cause(config, study)} Least alike: "
             + ", ".join(name for name, one in likeness.items() if one.below(CONSERVED)),
             "undecided": f"too few chains to tell the lowest from {CONSERVED}",
         }
@@ -87,7 +87,7 @@ def gains_fall_into_groups(studies: Studies, config: Config) -> list[Finding]:
         verdict: Verdict = "agrees"
         if split != large or (not large and any(one.count == 0 for one in gains.values())):
             verdict = "disagrees"
-        because = checks(study) if verdict == "disagrees" else ""
+        because = check_and_cause(config, study) if verdict == "disagrees" else ""
         findings.append(Finding(NORMS, study.name, claim, verdict, numbers, because))
     return findings
 
@@ -111,10 +111,7 @@ def effective_dimension_is_as_published(studies: Studies, config: Config) -> lis
         verdict: Verdict = "agrees" if abs(found.count - published) <= allowed else "disagrees"
         because = ""
         if verdict == "disagrees":
-            because = (
-                f"{checks(study)} The sequences are of another random interaction matrix, and the "
-                "number of directions that pay follows the data."
-            )
+            because = check_and_cause(config, study)
         numbers = f"{found.count:.1f} ± {found.spread:.1f} of {found.size}, over draws"
         numbers += f" at {in_units_of_peak(study, study.typical)}"
         findings.append(Finding(NORMS, study.name, claim, verdict, numbers, because))

@@ -8,7 +8,6 @@ and the verdict on every claim.
 
 from __future__ import annotations
 
-import html
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from thermosphere.runs import (
 )
 from thermosphere.runs.claims import Finding
 from thermosphere.runs.paper_claims import findings
-from thermosphere.runs.product import Product
+from thermosphere.runs.product import Picture, Product
 from thermosphere.runs.report import Table
 from thermosphere.runs.studied_run import StudiedRun
 
@@ -158,15 +157,24 @@ def _chapter(product: Product, verdicts: Sequence[Finding]) -> str:
         if table.caption:
             parts.append(f"{_escaped(table.caption)}.")
     if product.pictures:
-        width = 400 if len(product.pictures) > 1 else 540
-        alts = {one.stem: html.escape(one.caption) for one in product.pictures}
-        images = [f'<img src="{k}.png" width="{width}" alt="{alt}">' for k, alt in alts.items()]
-        parts.append("\n".join(images))
-        parts += [_escaped(picture.caption) for picture in product.pictures]
+        parts.append(_gallery(product.pictures))
     if product.data:
         links = ", ".join(f"[{data.stem}.csv]({data.stem}.csv)" for data in product.data)
         parts.append(f"Data: {links}")
     return "\n\n".join(parts)
+
+
+def _gallery(pictures: Sequence[Picture]) -> str:
+    """Two beside each other, every one above its caption."""
+    lines = []
+    for left in range(0, len(pictures), 2):
+        pair = pictures[left : left + 2]
+        images = [f'<img src="{one.stem}.png" width="400" alt="{one.stem}">' for one in pair]
+        captions = [_escaped(one.caption).replace("|", "\\|") for one in pair]
+        lines += [" | ".join(images), " | ".join(captions)]
+        if left == 0:
+            lines.insert(1, " | ".join(["---"] * len(pair)))
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 def _listed(verdicts: Sequence[Finding]) -> list[str]:
@@ -175,9 +183,10 @@ def _listed(verdicts: Sequence[Finding]) -> list[str]:
     shared: dict[str, list[str]] = {}
     for one in verdicts:
         if one.numbers:
-            text = f"- {one.subject}, {one.claim}: {_emphasised(one)}. "
-            text += ". ".join(part.removesuffix(".") for part in (one.numbers, one.because) if part)
-            lines.append(f"{_escaped_but_bold(text)}.")
+            text = f"- {one.subject}, {one.claim}: {_emphasised(one)} ({one.numbers})."
+            if one.because:
+                text += f" {one.because[0].upper()}{one.because[1:].removesuffix('.')}."
+            lines.append(_escaped_but_bold(text))
         else:
             shared.setdefault(one.because, []).append(f"{one.subject}, {one.claim}")
     for reason, claims in shared.items():
