@@ -14,7 +14,7 @@ from thermosphere.cli import STAGES, main
 from thermosphere.proteins.dataset import DataSet
 from thermosphere.runs.config import load_config
 
-VERBS = ("doctor", "config", "run", *STAGES)
+VERBS = ("doctor", "config", "run", "publish", "embedding", *STAGES)
 
 
 @pytest.fixture(scope="module")

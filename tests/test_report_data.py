@@ -29,6 +29,7 @@ from thermosphere.analysis.contacts import (
     precision_at_l_tolerant,
     random_precision_at_l,
 )
+from thermosphere.analysis.self_averaging import SelfAveraging
 from thermosphere.models.feedforward import FeedForward
 from thermosphere.models.named import named_model
 from thermosphere.proteins.structure import ContactMap
@@ -249,6 +250,7 @@ def test_the_largest_model_of_the_paper_stays_small(directory: Path, tmp_path: P
     def ensemble(label: str, temperature: float) -> Ensemble:
         groups = ("within chains", "between chains") if label == "samples" else (label,)
         maps = random.random((blocks, n, n))
+        alike = SelfAveraging(np.zeros((blocks, 0)), np.zeros(0))
         return Ensemble(
             label,
             temperature,
@@ -256,7 +258,7 @@ def test_the_largest_model_of_the_paper_stays_small(directory: Path, tmp_path: P
             {g: {name: random.random(2000) for name in names} for g in groups},
             {name: random.normal(size=(100, 64)) for name in norms},
             dict.fromkeys(norms, dimension),
-            BlockAttention(maps + maps.transpose(0, 2, 1), 6, 0, {0: 1}),
+            BlockAttention(maps + maps.transpose(0, 2, 1), 6, 0, {0: 1}, alike),
         )
 
     temperatures = np.geomspace(1e-5, 1e-3, count)

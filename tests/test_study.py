@@ -44,7 +44,9 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def section(directory: Path, found: ModelStudy) -> Section:
     pictures = study_report._Pictures(directory / "figures")
-    return study_report._model_section(found, directory, contact_map(), Config(), pictures)
+    return study_report._model_section(
+        found, stage1(), trained(), contact_map(), Config(), pictures
+    )
 
 
 def test_the_block_named_is_the_block_of_the_start_shown(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line: verbs only. Each verb is one stage of runs/pipeline.py on a run's directory."""
+"""The command line: verbs only. Most are one stage of runs/pipeline.py on a run's directory."""
 
 from __future__ import annotations
 
@@ -91,6 +91,38 @@ def _parser() -> argparse.ArgumentParser:
         stage = verbs.add_parser(name, help=about, description=f"{about}.  {_described(name)}")
         _add_stage_arguments(stage)
         stage.set_defaults(verb=_stages, stages=(name,))
+
+    publish = verbs.add_parser(
+        "publish",
+        help="a finished run → README.md with the paper's figures, their data and verdicts",
+        description="Write what a finished run says of the paper: README.md, for every product a "
+        "figure (PNG) and its data (CSV), and for each claim whether the run agrees.",
+    )
+    _add_directory(publish)
+    publish.add_argument(
+        "--to", type=Path, metavar="DEST", help="directory written (default: DIR/study)"
+    )
+    publish.set_defaults(verb=_publish)
+
+    embedding = verbs.add_parser(
+        "embedding",
+        help="the effective embedding dimension of a finished run's models",
+        description="Count the elements of every norm's gain and bias that are away from zero, in "
+        "samples, ES and OT: the embedding dimension that the model needs.",
+    )
+    _add_directory(embedding)
+    embedding.add_argument("--model", metavar="NAME", help="one model (default: all of the run)")
+    embedding.add_argument(
+        "--retrain",
+        nargs="?",
+        type=int,
+        const=0,
+        metavar="D",
+        help="train the model again at this embedding dimension (default: the one found), m = 4 d, "
+        "and compare test errors; writes MODEL/embedding.safetensors",
+    )
+    embedding.add_argument("--resume", action="store_true", help="go on with a killed retraining")
+    embedding.set_defaults(verb=_embedding)
     return parser
 
 
@@ -144,11 +176,15 @@ def _add_settings(parser: argparse.ArgumentParser, *, preset: str = "demo") -> N
 
 def _add_stage_arguments(parser: argparse.ArgumentParser, *, preset: str = "demo") -> None:
     _add_settings(parser, preset=preset)
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="DIR", help="the run's directory"
-    )
+    _add_directory(parser)
     parser.add_argument(
         "--resume", action="store_true", help="keep finished stages, go on with a killed one"
+    )
+
+
+def _add_directory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="the run's directory"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -170,12 +206,7 @@ def _config(parsed: argparse.Namespace) -> None:
 def _stages(parsed: argparse.Namespace) -> None:
     from thermosphere.runs import pipeline
 
-    if parsed.threads is not None:
-        if parsed.threads < 1:
-            raise ValueError(f"--threads must be >= 1, got {parsed.threads}")
-        import torch
-
-        torch.set_num_threads(parsed.threads)
+    _set_threads(parsed)
     saved = parsed.output / "config.toml"
     if saved.is_file() and parsed.preset is None and parsed.config is None:
         parsed.config = saved  # the run's own settings; --set and the flags change them
@@ -185,6 +216,54 @@ def _stages(parsed: argparse.Namespace) -> None:
     run = pipeline.Run.open(parsed.output, config, resume=parsed.resume, progress=not parsed.quiet)
     for stage in parsed.stages:
         run.do(stage)
+
+
+def _publish(parsed: argparse.Namespace) -> None:
+    from thermosphere.runs.pipeline import finished_run
+    from thermosphere.runs.publish import publish
+    from thermosphere.runs.studied_run import StudiedRun
+
+    _set_threads(parsed)
+    config = finished_run(parsed.output)
+    run = StudiedRun.read(parsed.output, config, progress=not parsed.quiet)
+    print(publish(run, parsed.to or parsed.output / "study", progress=not parsed.quiet))
+
+
+def _embedding(parsed: argparse.Namespace) -> None:
+    from thermosphere.runs import embedding_dimension as procedure
+    from thermosphere.runs.pipeline import finished_run
+
+    _set_threads(parsed)
+    config = finished_run(parsed.output)
+    names = [parsed.model] if parsed.model else list(config.models)
+    if names[0] not in config.models:
+        raise ValueError(f"--model: expected one of {', '.join(config.models)}, got {names[0]!r}")
+    for name in names:
+        study = procedure.dimension_study(parsed.output, config, name)
+        print(procedure.dimension_text(study))
+        dimension = parsed.retrain or procedure.found_dimension(study)
+        if parsed.retrain is None or dimension is None:
+            continue
+        found = procedure.retrain(
+            parsed.output,
+            name,
+            dimension,
+            config.models[name],
+            config.seed,
+            resume=parsed.resume,
+            progress=not parsed.quiet,
+        )
+        print(found.sentence())
+
+
+def _set_threads(parsed: argparse.Namespace) -> None:
+    if parsed.threads is None:
+        return
+    if parsed.threads < 1:
+        raise ValueError(f"--threads must be >= 1, got {parsed.threads}")
+    import torch
+
+    torch.set_num_threads(parsed.threads)
 
 
 def _settings(parsed: argparse.Namespace) -> Config:

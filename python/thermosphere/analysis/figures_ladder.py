@@ -41,6 +41,9 @@ LABELS = {
     "kinetic_ratio": "kinetic temperature / T",
     "precision_at_l": "P@L",
     "precision_at_l_tolerant": "P̃@L",
+    "precision_at_l_tolerance_1": "P̃@L, tolerance 1",
+    "precision_at_l_tolerance_2": "P̃@L, tolerance 2",
+    "precision_at_l_tolerance_3": "P̃@L, tolerance 3",
 }
 
 HOLLOW = "not equilibrated"
@@ -115,28 +118,26 @@ def error_figure(table: xr.Dataset, *, references: Sequence[Reference] = ()) -> 
 @styled
 def precision_figure(
     tables: Mapping[str, xr.Dataset],
+    observables: Mapping[str, float | None],
     *,
     references: Mapping[str, Sequence[Reference]] | None = None,
-    baselines: tuple[float, float] | None = None,
     relative: bool = False,
 ) -> Figure:
-    """P@L above, P̃@L below, against T; the dashed lines are what a random ranking scores.
+    """Precisions against T, one above the other, such as `precision_at_l`.
 
-    Each table holds `precision_at_l`, `precision_at_l_tolerant` and their `…_error` over
-    temperature; baselines are the two of `contacts.random_precision_at_l`.
+    observables: the precision → what a random ranking scores by it, a dashed line
+    (`contacts.random_precision_at_l`); None draws none.  Each table holds them and their `…_error`.
     """
-    observables = ("precision_at_l", "precision_at_l_tolerant")
     for observable in observables:
         _check("precision_figure", tables, observable)
-    figure = new_figure(7.2)
-    parts = figure.subfigures(2, 1, squeeze=False)
-    for row, observable in enumerate(observables):
+    figure = new_figure(3.6 * len(observables))
+    parts = figure.subfigures(len(observables), 1, squeeze=False)[:, 0]
+    for part, (observable, baseline) in zip(parts, observables.items(), strict=True):
         series = _model_series(tables, observable, references, relative)
-        baseline = baselines[row] if baselines else None
-        main = _ladder_panel(parts[row, 0], series, LABELS[observable], baseline)
+        main = _ladder_panel(part, series, LABELS[observable], baseline)
         main.set_ylim(bottom=0.0)
-        if row == 0:
-            _legend(main, series, "random ranking" if baselines else "")
+        if part is parts[0]:
+            _legend(main, series, "random ranking" if baseline is not None else "")
         _temperature_axis(main, tables, relative)
     return figure
 

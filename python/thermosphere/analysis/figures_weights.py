@@ -66,7 +66,7 @@ def norm_figure(
     nothing to draw.
     """
     grouped = _by_kind("norm_figure", vectors, None)
-    edges = {kind: _edges(curves.values(), bins) for kind, curves in grouped.items()}
+    edges = norm_edges(vectors, bins=bins)
 
     def histogram(kind: str, values: npt.NDArray[np.float64]) -> Histogram:
         counts, own = np.histogram(values, edges[kind])
@@ -81,6 +81,14 @@ def norm_figure(
                     panels[kind].axvline(at, color=GREY, linestyle=":", linewidth=1.0)
     figure.supxlabel("value of an element", fontsize=12)
     return figure
+
+
+def norm_edges(
+    vectors: Mapping[str, Layers], *, bins: int = 60
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Bin edges (bins + 1,) of each kind of norm vector ("norm1.gain", …) in `norm_figure`."""
+    grouped = _by_kind("norm_edges", vectors, None)
+    return {kind: _edges(curves.values(), bins) for kind, curves in grouped.items()}
 
 
 def _by_kind(function: str, labelled: Mapping[str, Layers], kinds: Sequence[str] | None) -> Grouped:

@@ -12,6 +12,7 @@
     beside it
     DIR/MODEL/cooling.zarr          cool:      a second set, from the neighbouring temperature
     DIR/report.html, figures/, MODEL/thermodynamics.csv    report
+    DIR/provenance.csv              when each stage was done, how long it took, commit, machine
 
 Each stage reads files and writes files, so any of them can be run alone, replaced by hand, or
 resumed.
@@ -47,10 +48,18 @@ from thermosphere.runs.calibration import (
     read_settings,
     save_calibration,
 )
-from thermosphere.runs.config import Config, ModelRun, Sampling, first_difference, load_config
+from thermosphere.runs.config import (
+    Config,
+    ModelRun,
+    Sampling,
+    Training,
+    first_difference,
+    load_config,
+)
 from thermosphere.runs.cooling import cool_model
 from thermosphere.runs.device import sampling_device
 from thermosphere.runs.ladder import Ladder, find_ladder
+from thermosphere.runs.provenance import recorded
 from thermosphere.runs.sample import sample_model
 from thermosphere.runs.sequence_model import sequence_model, starting_sequence
 from thermosphere.training import EarlyStopped, References, train_early_stopped, train_references
@@ -62,6 +71,17 @@ def stage_seed(seed: int, stage: str) -> int:
     """The seed of one stage, independent of every other stage's, from the run's."""
     state = np.random.SeedSequence([seed, crc32(stage.encode())]).generate_state(1, np.uint64)
     return int(state[0]) >> 1  # below 2**63, what every generator takes
+
+
+def training_options(settings: Training) -> dict[str, Any]:
+    """What both stages of training are told."""
+    return {
+        "check_every": settings.check_every,
+        "batch": settings.batch,
+        "warmup": settings.warmup,
+        "learning_rate_factor": settings.learning_rate_factor,
+        "dropout": settings.dropout,
+    }
 
 
 @dataclass(frozen=True)
@@ -119,7 +139,8 @@ class Run:
         }
         if stage not in steps:
             raise ValueError(f"stage: expected one of {', '.join(steps)}, got {stage!r}")
-        steps[stage]()
+        with recorded(self.directory, stage):
+            steps[stage]()
 
     def contacts(self) -> None:
         """Structure → contacts.toml."""
@@ -346,18 +367,22 @@ class Run:
 
     def report(self) -> None:
         """Everything → figures, MODEL/thermodynamics.csv and report.html."""
+        self.check_sampled()
+        # matplotlib and ArviZ are slow to load
+        from thermosphere.runs.studied_run import StudiedRun
+        from thermosphere.runs.study_report import write_study
+
+        studied = StudiedRun.read(self.directory, self.config, progress=self.progress)
+        print(write_study(studied))
+
+    def check_sampled(self) -> None:
+        """ValueError where something is missing that an analysis of the run needs."""
         for name in self.config.models:
             self._needs(f"{name}/references.safetensors", "train")
             self._needs(f"{name}/checkpoint.safetensors", "sample")
         if self.config.has_contacts:
             self._needs("contacts.toml", "contacts")
         self._needs("dataset.npz", "dataset")
-        from thermosphere.runs.study_report import (
-            write_study,
-        )  # matplotlib and ArviZ are slow to load
-
-        summary = write_study(self.directory, self.config, progress=self.progress)
-        print(summary)
 
     def _train(self, name: str, settings: ModelRun, data: DataSet) -> None:
         directory = self.directory / name
@@ -373,14 +398,7 @@ class Run:
         stage1 = directory / "stage1.safetensors"
         for checkpoint in checkpoints:
             self._done(checkpoint, "train")  # refuses an unfinished training unless resuming
-        shared: dict[str, Any] = {
-            "check_every": t.check_every,
-            "batch": t.batch,
-            "warmup": t.warmup,
-            "learning_rate_factor": t.learning_rate_factor,
-            "dropout": t.dropout,
-            "progress": self.progress,
-        }
+        shared = training_options(t) | {"progress": self.progress}
         if stage1.is_file():
             stopped = EarlyStopped.load(stage1)
         else:
@@ -474,6 +492,16 @@ class Run:
     def _say(self, line: str) -> None:
         if self.progress:
             tqdm.write(line)
+
+
+def finished_run(directory: Path) -> Config:
+    """Settings of a run that has been sampled. ValueError where the directory is none."""
+    saved = directory / "config.toml"
+    if not saved.is_file():
+        raise ValueError(f"{directory} is no run's directory: {saved} is missing")
+    run = Run(directory, load_config(saved.read_text(encoding="utf-8"), where=str(saved)))
+    run.check_sampled()
+    return run.config
 
 
 def _settled(directory: Path, key: str) -> bool:

@@ -202,7 +202,7 @@ def block_table(best: Mapping[str, Mapping[int, int]]) -> Table:
 
 def similarity_table(similarity: Mapping[str, Mapping[str, npt.NDArray[np.float64]]]) -> Table:
     """Mean ± standard deviation over pairs (a single pair has none): a row a layer, a column a
-    label of `similarity`."""
+    label of `similarity`; – where a label has no such layer."""
     summaries = {label: similarity_summary(dict(pairs)) for label, pairs in similarity.items()}
     layers = dict.fromkeys(layer for summary in summaries.values() for layer in summary)
     rows = [
@@ -210,6 +210,8 @@ def similarity_table(similarity: Mapping[str, Mapping[str, npt.NDArray[np.float6
             layer,
             *(
                 similarity_cell(*summary[layer], pairs=similarity[label][layer].size)
+                if layer in summary
+                else "–"
                 for label, summary in summaries.items()
             ),
         ]

@@ -57,6 +57,7 @@ class ModelStudy:
     typical: float  # the temperature whose weights and attention the tables show
     ensembles: tuple[Ensemble, ...]  # samples at every temperature, rising, then ES and OT
     blocks: int  # of attention
+    cooling: xr.Dataset | None  # thermodynamics of chains from the next hotter temperature
 
     @property
     def shown(self) -> dict[str, Ensemble]:
@@ -102,7 +103,8 @@ def study_model(
     *,
     progress: bool = False,
 ) -> ModelStudy:
-    """Analyse DIR/samples.zarr with the ES and OT weights beside it.
+    """Analyse DIR/samples.zarr with the ES and OT weights beside it, and DIR/cooling.zarr where it
+    is there: chains that began at the last draws of the next hotter temperature.
 
     contacts: (n, n) contact map; None leaves out attention, which is judged by it.
 
@@ -150,7 +152,19 @@ def study_model(
         typical=_typical_temperature(table),
         ensembles=tuple(ensembles),
         blocks=score.model.blocks if score is not None else 0,
+        cooling=_cooling(directory / "cooling.zarr", analysis),
     )
+
+
+def _cooling(path: Path, analysis: Analysis) -> xr.Dataset | None:
+    """Table over temperature of the second set of chains; None where it was not run, or has no draw
+    yet."""
+    if not path.exists():
+        return None
+    samples = open_samples(path)
+    if not np.isfinite(samples["train_loss"].values).any():
+        return None
+    return thermodynamics(samples, burn_in=analysis.burn_in)
 
 
 def _ensemble(

@@ -15,6 +15,7 @@ from thermosphere.analysis.contacts import (
     precision_at_l_tolerant,
     random_precision_at_l,
 )
+from thermosphere.analysis.self_averaging import SelfAveraging, self_averaging
 from thermosphere.models.masked_sites import MaskedSites
 from thermosphere.models.transformer import Transformer
 from thermosphere.proteins.dataset import MaskedSequences
@@ -33,6 +34,7 @@ class BlockAttention:
     draws: int  # how many
     start: int
     best: Mapping[int, int]  # start → its best block, from 0; blocks may exchange roles
+    alike: SelfAveraging  # how alike the maps of single draws are, of all starts
 
     @property
     def block(self) -> int:
@@ -109,4 +111,5 @@ class PrecisionOf:
                 ]
         first = int(starts[0])
         own = maps[starts == first]
-        return precision, BlockAttention(own.mean(axis=0), len(own), first, blocks)
+        alike = self_averaging(maps, starts, blocks)
+        return precision, BlockAttention(own.mean(axis=0), len(own), first, blocks, alike)

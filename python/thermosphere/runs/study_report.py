@@ -10,10 +10,8 @@ import matplotlib.figure
 import numpy as np
 import torch
 import xarray as xr
-from tqdm import tqdm
 
-from thermosphere import __version__, _core
-from thermosphere.analysis.contacts import random_precision_at_l
+from thermosphere import __version__
 from thermosphere.analysis.figures import save_png
 from thermosphere.analysis.figures_attention import attention_figure
 from thermosphere.analysis.figures_ladder import (
@@ -36,6 +34,7 @@ from thermosphere.proteins.dataset import DataSet
 from thermosphere.proteins.structure import ContactMap
 from thermosphere.proteins.tempering_result import TemperingResult
 from thermosphere.runs.config import Config
+from thermosphere.runs.provenance import machine
 from thermosphere.runs.report import Figure, Section, Table, format_table, write_report
 from thermosphere.runs.report_data import report_data, trusted_peak
 from thermosphere.runs.report_tables import (
@@ -53,45 +52,39 @@ from thermosphere.runs.report_tables import (
     training_warnings,
     write_table,
 )
-from thermosphere.runs.study import ModelStudy, study_model
+from thermosphere.runs.studied_run import StudiedRun
+from thermosphere.runs.study import ModelStudy
+from thermosphere.runs.study_attention import random_precisions
 from thermosphere.training import EarlyStopped, References
 
 MOST_FREQUENCIES = 6_000  # sites × states; their pairs then take 300 MB
 OVERLAP_PAIRS = 20_000
 
 
-def write_study(directory: Path, config: Config, *, progress: bool = False) -> str:
-    """Analyse every model of the run and write DIR/report.html, figures/ and
-    MODEL/thermodynamics.csv.
+def write_study(run: StudiedRun) -> str:
+    """Write DIR/report.html, figures/ and MODEL/thermodynamics.csv.
 
     Returns what a terminal shows at the end: a table a model and the report's path.
     """
-    protein = ContactMap.load(directory / "contacts.toml") if config.has_contacts else None
+    directory, config, contacts = run.directory, run.config, run.contacts
     sampled = directory / "sequences.npz"
     sequences = TemperingResult.load(sampled) if sampled.is_file() else None
-    data = DataSet.load(directory / "dataset.npz")
-    if protein is not None and protein.length != data.length:
-        raise ValueError(
-            f"report: {directory / 'contacts.toml'} must have the {data.length} sites of the "
-            f"sequences, got {protein.length}"
-        )
-    contacts = protein.matrix() if protein is not None else None
     pictures = _Pictures(directory / "figures")
-    studies: list[ModelStudy] = []
+    studies = list(run.studies.values())
     warnings = list(sequences.warnings) if sequences is not None else []
-    for name, settings in tqdm(
-        config.models.items(), desc="analysis", unit="model", disable=not progress
-    ):
-        study = study_model(
-            directory / name, name, data, contacts, settings, config.analysis, progress=progress
-        )
+    for study in studies:
+        name = study.name
         write_table(study.table, directory / name / "thermodynamics.csv")
-        studies.append(study)
-        warnings += training_warnings(name, *_training(directory / name))
+        warnings += training_warnings(name, run.stage1[name], run.trained[name])
         warnings += equilibration_warnings(name, study.table)
 
     sections = [_ladder_section(studies, contacts, config, pictures)]
-    sections += [_model_section(study, directory, contacts, config, pictures) for study in studies]
+    sections += [
+        _model_section(
+            study, run.stage1[study.name], run.trained[study.name], contacts, config, pictures
+        )
+        for study in studies
+    ]
     if sequences is not None:
         sections.append(_sequences_section(sequences, config, pictures))
     sections.append(_settings_section(config))
@@ -100,23 +93,15 @@ def write_study(directory: Path, config: Config, *, progress: bool = False) -> s
         report,
         title=f"thermosphere: {config.name}",
         sections=sections,
-        summary=_summary(studies, protein, data, config),
+        summary=_summary(studies, run.protein, run.data, config),
         warnings=warnings,
-        data=report_data(studies, protein, config),
+        data=report_data(studies, run.protein, config),
     )
     lines = []
     for study in studies:
         lines += ["", f"{study.name}  (* not equilibrated)"]
         lines.append(format_table(thermodynamics_table(study.table, short=True)))
     return "\n".join([*lines, "", f"report: {report.resolve()}"])
-
-
-def _training(directory: Path) -> tuple[EarlyStopped, References]:
-    """Both stages of training of one model."""
-    return (
-        EarlyStopped.load(directory / "stage1.safetensors"),
-        References.load(directory / "references.safetensors"),
-    )
 
 
 class _Pictures:
@@ -190,15 +175,11 @@ def _ladder_section(
     attentive = {name: table for name, table in tables.items() if "precision_at_l" in table}
     if attentive and contacts is not None:
         a = config.analysis
-        tolerant = {"min_separation": a.min_separation, "tolerance": a.tolerance}
-        baselines = (
-            random_precision_at_l(contacts, shift=a.contact_shift),
-            random_precision_at_l(contacts, shift=a.contact_shift, **tolerant),
-        )
+        random = random_precisions(contacts, a)
         figure = precision_figure(
             attentive,
+            {name: random[name] for name in ("precision_at_l", "precision_at_l_tolerant")},
             references={name: references[name] for name in attentive},
-            baselines=baselines,
         )
         caption = (
             "Precision of the mean attention as a contact predictor (Fig. 7), best block of "
@@ -260,7 +241,8 @@ def _peak(study: ModelStudy) -> str:
 
 def _model_section(
     study: ModelStudy,
-    directory: Path,
+    stage1: EarlyStopped,
+    trained: References,
     contacts: np.ndarray | None,
     config: Config,
     pictures: _Pictures,
@@ -312,10 +294,9 @@ def _model_section(
             f"Gains and biases of the layer norms; samples at {shown} (Fig. 5).",
         )
     )
-    stage1, trained = _training(directory / name)
     training = pictures(
         f"{name}_training",
-        training_figure(_training_curves(stage1), norm2=float(trained.norm2)),
+        training_figure(training_curves(stage1), norm2=float(trained.norm2)),
         "Stage 1 of training: loss and squared norm (Fig. C1). Circles: the early stop.",
     )
     tables = [reference_table(study.references), training_table(trained)]
@@ -337,7 +318,8 @@ def _model_section(
     )
 
 
-def _training_curves(stage1: EarlyStopped) -> list[TrainingCurve]:
+def training_curves(stage1: EarlyStopped) -> list[TrainingCurve]:
+    """Stage 1 of training as `training_figure` draws it."""
     epochs = stage1.history_epoch.numpy()
     return [
         TrainingCurve(
@@ -411,14 +393,14 @@ def _couplings_text(config: Config) -> list[str]:
 
 
 def _settings_section(config: Config) -> Section:
-    machine: Mapping[str, str] = {
+    made_with: Mapping[str, str] = {
         "thermosphere": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {_core.isa_chosen()}",
+        "machine": machine(),
         "seed": str(config.seed),
     }
-    rows = [[key, value] for key, value in machine.items()]
+    rows = [[key, value] for key, value in made_with.items()]
     return Section(
         "Settings",
         tables=[Table(["what", "value"], rows, "Made with")],

@@ -1,0 +1,71 @@
+"""A number with its error and how well that error is known, and when two of them differ."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+# 97.5 % quantile of Student's t against 1/(degrees of freedom), from infinity down to 1.  Between
+# these it is convex, so a straight line lies above it: never too sure.
+_INVERSE = np.array([0, 1 / 60, 1 / 20, 1 / 10, 1 / 7, 1 / 5, 1 / 4, 1 / 3, 1 / 2, 1])
+_QUANTILE = np.array([1.960, 2.000, 2.086, 2.228, 2.365, 2.571, 2.776, 3.182, 4.303, 12.706])
+
+
+class Measured(NamedTuple):
+    """A mean, its standard error, and the degrees of freedom of the latter (independent values less
+    one).  The error is NaN where there were no two values to tell it from."""
+
+    mean: float
+    error: float
+    freedom: float
+
+    @classmethod
+    def of_runs(cls, values: npt.ArrayLike) -> Measured:
+        """Mean of independent values (R,)."""
+        runs = np.asarray(values, dtype=np.float64).ravel()
+        error = runs.std(ddof=1) / math.sqrt(runs.size) if runs.size > 1 else math.nan
+        return cls(float(runs.mean()), float(error), runs.size - 1.0)
+
+    def minus(self, other: Measured) -> Measured:
+        """Difference of two independent numbers, freedom after Welch and Satterthwaite."""
+        first, second = self.error**2, other.error**2
+        total = first + second
+        spread = first**2 / max(self.freedom, 1e-9) + second**2 / max(other.freedom, 1e-9)
+        freedom = total**2 / spread if spread > 0 else min(self.freedom, other.freedom)
+        return Measured(self.mean - other.mean, math.sqrt(total), freedom)
+
+    @property
+    def reach(self) -> float:
+        """Half the width of the 95 % interval; NaN where it is not known."""
+        if not (math.isfinite(self.error) and self.freedom >= 1.0):
+            return math.nan
+        return self.error * float(np.interp(1.0 / self.freedom, _INVERSE, _QUANTILE))
+
+    def above(self, bound: float) -> bool:
+        """Whether the whole 95 % interval lies above `bound`; never where it is not known."""
+        return self.mean - self.reach > bound
+
+    def below(self, bound: float) -> bool:
+        """Whether the whole 95 % interval lies below `bound`."""
+        return self.mean + self.reach < bound
+
+
+def larger_spread(
+    first: npt.ArrayLike, second: float, freedom: float, *, seed: int = 0, trials: int = 100_000
+) -> float:
+    """How often values (R,) of a law as narrow as the second would spread as widely as the first:
+    the one-sided p of an F test of variances, from `trials` draws of both.
+
+    second: a standard deviation known with `freedom` degrees.  Near 0: the first law is wider; near
+    1: narrower.  NaN for fewer than two values or freedom below 1.
+    """
+    runs = np.asarray(first, dtype=np.float64).ravel()
+    if runs.size < 2 or not freedom >= 1.0 or not second > 0:
+        return math.nan
+    random = np.random.default_rng(seed)
+    null = random.chisquare(runs.size - 1, trials) / (runs.size - 1)
+    null /= random.chisquare(freedom, trials) / freedom
+    return float((null >= runs.var(ddof=1) / second**2).mean())

@@ -1,0 +1,168 @@
+"""What a claim of the paper comes to in a run: a verdict, the numbers that gave it, and why.
+
+A temperature counts when it equilibrated and, where the chains from the next hotter temperature
+were run, heating and cooling agree there.  A claim agrees or disagrees when the 95 % interval of
+what decides it says so; all else is undecided.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from thermosphere.analysis.hysteresis import hysteresis
+from thermosphere.analysis.significance import Measured
+from thermosphere.runs.config import Config, load_config, preset_text
+from thermosphere.runs.report_data import trusted_peak
+from thermosphere.runs.report_tables import format_temperature, with_error
+from thermosphere.runs.study import ModelStudy
+
+Verdict = Literal["agrees", "disagrees", "undecided"]
+Studies = Mapping[str, ModelStudy]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim, held against one model or several."""
+
+    product: str  # key of the figure it belongs to
+    subject: str  # the model, or the models compared
+    claim: str  # what the paper reports of it
+    verdict: Verdict
+    numbers: str  # with errors; empty where there are none
+    because: str = ""  # undecided: why.  disagrees: the check that was made and the likely cause
+
+
+def usable(study: ModelStudy) -> xr.Dataset:
+    """The rows of the study's table that count."""
+    counts = study.table["equilibrated"].values.copy()
+    if study.cooling is not None:
+        compared = hysteresis(study.table, study.cooling)
+        apart = compared["temperature"].values[~compared["agree"].values]
+        counts &= ~np.isin(study.table["temperature"].values, apart)
+    rows: xr.Dataset = study.table.isel(temperature=np.flatnonzero(counts))
+    return rows
+
+
+def measured(rows: xr.Dataset, name: str) -> list[Measured]:
+    """An observable at each temperature of the rows; freedom from ESS, or from the chains where the
+    error is that of their means (precisions)."""
+    of_chains = name.startswith("precision")
+    freedom = rows["chains" if of_chains else "ess"].values - 1.0
+    error = rows[name + "_error"].values
+    return [
+        Measured(float(m), float(e), float(f))
+        for m, e, f in zip(rows[name].values, error, freedom, strict=True)
+    ]
+
+
+def peak(study: ModelStudy) -> float:
+    """T*, NaN where it is in doubt."""
+    return float(study.table.attrs["peak_temperature"]) if trusted_peak(study.table) else math.nan
+
+
+def in_units_of_peak(study: ModelStudy, temperature: float) -> str:
+    """A temperature as a reader wants it: 1.3 T*, or T = 2e-4 where T* is in doubt."""
+    unit = peak(study)
+    if math.isfinite(unit):
+        return f"{temperature / unit:.2g} T*"
+    return f"T = {format_temperature(temperature)}"
+
+
+def shown(value: Measured) -> str:
+    """Mean ± standard error."""
+    return with_error(value.mean, value.error)
+
+
+def too_few(study: ModelStudy, needed: int) -> str:
+    """Why there are fewer than `needed` temperatures that count; empty where there are enough."""
+    rows, every = usable(study), study.table
+    count = rows.sizes["temperature"]
+    if count >= needed:
+        return ""
+    settled = int(every["equilibrated"].values.sum())
+    words = f"{settled} of {every.sizes['temperature']} temperatures of {study.name} equilibrated"
+    if settled > count:
+        words += f", and heating and cooling disagree at {settled - count} of these"
+    return words if count == 0 else f"{words}; {needed} must count"
+
+
+def check_and_cause(config: Config, *studies: ModelStudy) -> str:
+    """What was looked at before a disagreement is believed, and what may lie behind it."""
+    looked = " ".join(_checks(study) for study in studies)
+    names = [study.name for study in studies]
+    return f"{looked} Likely cause: {training_differences(config, *names) or OTHER_DATA}."
+
+
+def _checks(study: ModelStudy) -> str:
+    rows = usable(study)
+    if study.cooling is None:
+        cooling = "heating against cooling was not run"
+    else:
+        compared = hysteresis(study.table, study.cooling)
+        apart = int((~compared["agree"].values).sum())
+        cooling = (
+            f"heating and cooling agree at {compared.sizes['temperature'] - apart} of "
+            f"{compared.sizes['temperature']} temperatures, the others left out"
+            if apart
+            else f"heating and cooling agree at all {compared.sizes['temperature']} temperatures"
+        )
+    return (
+        f"Checked for {study.name}: {rows.sizes['temperature']} temperatures count, with at least "
+        f"{float(rows['ess'].min()):.0f} effective draws and R̂ ≤ {float(rows['r_hat'].max()):.2f}; "
+        f"{cooling}."
+    )
+
+
+OTHER_DATA = "other data: sequences of another random interaction matrix than the paper's"
+TRAINING = ("runs", "references", "dropout", "warmup", "batch", "learning_rate_factor")  # published
+
+
+def training_differences(config: Config, *names: str) -> str:
+    """In what the training of the models differs from the published one (which the preset `paper`
+    repeats); empty where in nothing."""
+    paper = load_config(preset_text("paper"), where="preset paper").models
+    differences: dict[str, None] = {}
+    for name in names:
+        if name not in config.models or name not in paper:
+            continue
+        ours = msgspec.to_builtins(config.models[name].training)
+        theirs = msgspec.to_builtins(paper[name].training)
+        for key in TRAINING:
+            if ours[key] != theirs[key]:
+                differences[f"{key} {ours[key]:g} (paper {theirs[key]:g})"] = None
+    if not differences:
+        return ""
+    return f"training that differs from the paper's, in {', '.join(differences)}"
+
+
+def only_for(studies: Studies, *names: str) -> str:
+    """Which of the models are missing from the run, as a reason; empty where none is."""
+    missing = [name for name in names if name not in studies]
+    return f"this run has no {' and no '.join(missing)}" if missing else ""
+
+
+def compatible(values: list[Measured], best: int) -> npt.NDArray[np.bool_]:
+    """Which of the values may be as extreme as the best one, the 95 % interval of the difference
+    holding zero."""
+    differences = [value.minus(values[best]) for value in values]
+    return np.array(
+        [
+            index == best or not (one.above(0.0) or one.below(0.0))
+            for index, one in enumerate(differences)
+        ]
+    )
+
+
+def compared(difference: Measured, *, bound: float = 0.0) -> Verdict:
+    """Of a claim that the difference is above `bound`."""
+    if difference.above(bound):
+        return "agrees"
+    return "disagrees" if difference.below(bound) else "undecided"

@@ -1,0 +1,319 @@
+"""Claims about loss, specific heat and errors against temperature (Fig. 3; SPEC §7)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from thermosphere.analysis.significance import Measured, larger_spread
+from thermosphere.analysis.thermodynamics import kept_draws
+from thermosphere.models.named import named_model
+from thermosphere.models.transformer import Transformer
+from thermosphere.runs.claims import (
+    Finding,
+    Studies,
+    Verdict,
+    check_and_cause,
+    compared,
+    compatible,
+    in_units_of_peak,
+    measured,
+    only_for,
+    peak,
+    shown,
+    too_few,
+    usable,
+)
+from thermosphere.runs.config import Config
+from thermosphere.runs.study import ModelStudy
+
+FIGURE = "fig3"
+NEEDED = 5  # temperatures that count, to speak of a curve
+SPAN = 10.0  # least ratio of the hottest to the coldest of them
+JUMP = 1.5  # chosen: half of the rise of ⟨U⟩ within this factor of temperature is a jump
+JUST_ABOVE = 2.0  # chosen: T* to this many T* is "just above"
+PUBLISHED_GAIN = (0.01, 0.04)  # of the least test error over that of ES
+COMPARABLE = 0.02  # chosen: test errors nearer than this; the published gains are 0.01 to 0.04
+
+
+def is_transformer(study: ModelStudy) -> bool:
+    return isinstance(named_model(study.name), Transformer)
+
+
+def shape_of_the_loss(studies: Studies, config: Config) -> list[Finding]:
+    """⟨U⟩(T) rises smoothly for transformers and jumps for the feed-forward network."""
+    findings = []
+    for study in studies.values():
+        smooth = is_transformer(study)
+        rise = "smoothly" if smooth else "in a sharp jump"
+        claim = f"⟨U⟩ rises {rise} with temperature"
+        rows = usable(study)
+        reason = too_few(study, NEEDED) or _too_narrow(rows)
+        if reason:
+            findings.append(Finding(FIGURE, study.name, claim, "undecided", "", reason))
+            continue
+        low, high = rise_factor(rows)
+        numbers = f"half of the rise takes a factor of {low:.2f} to {high:.2f} in T"
+        verdict: Verdict = "undecided"
+        because = (
+            f"the temperatures that count are too far apart to tell it from {JUMP:g}, below which "
+            "it is called a jump"
+        )
+        if low > JUMP or high < JUMP:
+            verdict = "agrees" if smooth == (low > JUMP) else "disagrees"
+            because = check_and_cause(config, study) if verdict == "disagrees" else ""
+        findings.append(Finding(FIGURE, study.name, claim, verdict, numbers, because))
+    return findings
+
+
+def rise_factor(rows: xr.Dataset) -> tuple[float, float]:
+    """Bounds on T₇₅/T₂₅, between which ⟨U⟩ makes the middle half of its rise from the coldest row
+    to the hottest.  They hold for any rising curve through the means within 2 standard errors; how
+    it runs between two temperatures is not assumed."""
+    temperature = rows["temperature"].values
+    mean, error = rows["train_loss"].values, 2.0 * rows["train_loss_error"].values
+    low, high = [], []
+    for share in (0.25, 0.75):
+        level = mean[0] + share * (mean[-1] - mean[0])
+        below, above = temperature[mean + error < level], temperature[mean - error > level]
+        low.append(below.max() if below.size else temperature[0])
+        high.append(above.min() if above.size else temperature[-1])
+    return max(1.0, float(low[1] / high[0])), float(high[1] / low[0])
+
+
+def peak_of_the_specific_heat(studies: Studies, config: Config) -> list[Finding]:
+    """C of the feed-forward network peaks more sharply than that of any transformer."""
+    claim = "the specific heat has a sharp peak, sharper than that of the transformers"
+    transformers = [study for study in studies.values() if is_transformer(study)]
+    if reason := only_for(studies, "ff"):
+        return []
+    if not transformers:
+        reason = "there is no transformer in this run"
+    contrasts = {study.name: peak_contrast(study) for study in (studies["ff"], *transformers)}
+    unknown = [name for name, contrast in contrasts.items() if isinstance(contrast, str)]
+    if unknown:
+        reason = "; ".join(f"{name}: {contrasts[name]}" for name in unknown)
+    if reason:
+        return [Finding(FIGURE, "ff", claim, "undecided", "", reason)]
+    known = {name: one for name, one in contrasts.items() if not isinstance(one, str)}
+    numbers = "; ".join(
+        f"{name} {math.exp(one.mean):.3g} times (± {one.reach:.0%})" for name, one in known.items()
+    )
+    sharpest = max((known[study.name] for study in transformers), key=lambda one: one.mean)
+    verdict = compared(known["ff"].minus(sharpest))
+    because = {
+        "disagrees": check_and_cause(config, studies["ff"]),
+        "undecided": "the errors of C are too large",
+    }
+    return [
+        Finding(
+            FIGURE,
+            "ff",
+            claim,
+            verdict,
+            f"C at T* above C a factor of 2 away: {numbers}",
+            because.get(verdict, ""),
+        )
+    ]
+
+
+def peak_contrast(study: ModelStudy) -> Measured | str:
+    """ln of C(T*) over the mean C of the nearest temperatures at least a factor of 2 away on both
+    sides; or why it is not known."""
+    unit = peak(study)
+    if not math.isfinite(unit):
+        return "T* is in doubt"
+    rows = usable(study)
+    temperature = rows["temperature"].values
+    heat = measured(rows, "specific_heat")
+    at = np.flatnonzero(temperature == unit)
+    cold = np.flatnonzero(temperature <= unit / 2)
+    hot = np.flatnonzero(temperature >= 2 * unit)
+    if not (at.size and cold.size and hot.size):
+        return "no temperature that counts a factor of 2 away from T* on both sides"
+    top, left, right = heat[at[0]], heat[cold[-1]], heat[hot[0]]
+    mean = 0.5 * (left.mean + right.mean)
+    error = math.hypot(top.error / top.mean, 0.5 * math.hypot(left.error, right.error) / mean)
+    freedom = min(one.freedom for one in (top, left, right))
+    return Measured(math.log(top.mean / mean), error, freedom)
+
+
+def test_error_is_not_monotonic(studies: Studies, config: Config) -> list[Finding]:
+    """The test error has a minimum inside the ladder."""
+    findings = []
+    for study in studies.values():
+        claim = "the test error falls and rises again with temperature"
+        if reason := too_few(study, NEEDED):
+            findings.append(Finding(FIGURE, study.name, claim, "undecided", "", reason))
+            continue
+        rows = usable(study)
+        temperature, errors = rows["temperature"].values, measured(rows, "test_error")
+        best = _least(errors)
+        numbers = ", ".join(
+            f"{shown(errors[index])} at {in_units_of_peak(study, float(temperature[index]))}"
+            for index in sorted({0, best, len(errors) - 1})
+        )
+        cold, hot = (errors[end].minus(errors[best]) for end in (0, -1))
+        verdict: Verdict = "undecided"
+        because = "the minimum is not clear of the ends of the usable ladder"
+        if cold.above(0.0) and hot.above(0.0):
+            verdict, because = "agrees", ""
+        elif _reaches(study, rows) and (best == 0 or best == len(errors) - 1):
+            verdict, because = "disagrees", check_and_cause(config, study)
+        findings.append(Finding(FIGURE, study.name, claim, verdict, numbers, because))
+    return findings
+
+
+def minimum_just_above_the_peak(studies: Studies, config: Config) -> list[Finding]:
+    """The temperature of least test error is just above T*."""
+    findings = []
+    for study in studies.values():
+        claim = "the test error is least just above T*"
+        unit, reason = peak(study), too_few(study, NEEDED)
+        if not reason and not math.isfinite(unit):
+            reason = f"T* is in doubt ({study.table.attrs['peak_caveat']})"
+        if reason:
+            findings.append(Finding(FIGURE, study.name, claim, "undecided", "", reason))
+            continue
+        rows = usable(study)
+        errors = measured(rows, "test_error")
+        best = _least(errors)
+        ratio = rows["temperature"].values / unit
+        within = ratio[compatible(errors, best)]
+        numbers = (
+            f"least at {ratio[best]:.2g} T*; {within.min():.2g} to {within.max():.2g} T* cannot be "
+            "told from it"
+        )
+        verdict: Verdict = "undecided"
+        because = "the minimum is too flat for the errors"
+        if within.min() >= 1.0 and within.max() <= JUST_ABOVE:
+            verdict, because = "agrees", ""
+        elif within.max() < 1.0 or within.min() > JUST_ABOVE:
+            verdict, because = "disagrees", check_and_cause(config, study)
+        findings.append(Finding(FIGURE, study.name, claim, verdict, numbers, because))
+    return findings
+
+
+def gain_over_early_stopping(studies: Studies, config: Config) -> list[Finding]:
+    """The least test error is 0.01 to 0.04 below the mean test error of ES."""
+    findings = []
+    for study in studies.values():
+        claim = "the least test error is 0.01 to 0.04 below that of ES"
+        if reason := too_few(study, 1):
+            findings.append(Finding(FIGURE, study.name, claim, "undecided", "", reason))
+            continue
+        trained, sampled = _early_stopped(study), least_error(study)
+        gain = trained.minus(sampled)
+        numbers = f"ES {shown(trained)}, sampled {shown(sampled)}, gain {shown(gain)}"
+        least, most = PUBLISHED_GAIN
+        verdict: Verdict = "undecided"
+        because = f"the gain is known to ± {gain.reach:.2g} only, mostly from few ES runs"
+        if gain.above(0.0) and not (gain.below(least) or gain.above(most)):
+            verdict, because = "agrees", ""
+        elif gain.above(most) or gain.below(least):
+            verdict = "disagrees"
+            because = check_and_cause(config, study)
+            if gain.above(0.0):
+                size = "more" if gain.above(most) else "less"
+                because = f"Sampling does better than ES, by {size} than published. {because}"
+        findings.append(Finding(FIGURE, study.name, claim, verdict, numbers, because))
+    return findings
+
+
+def spread_of_early_stopping(studies: Studies, config: Config) -> list[Finding]:
+    """Test errors of ES runs spread more than those of weights sampled at the best temperature."""
+    findings = []
+    for study in studies.values():
+        claim = "ES runs differ more in test error than sampled weights do"
+        if reason := too_few(study, 1):
+            findings.append(Finding(FIGURE, study.name, claim, "undecided", "", reason))
+            continue
+        rows = usable(study)
+        row = rows.isel(temperature=_least(measured(rows, "test_error")))
+        kept = kept_draws(study.samples, float(row["temperature"]), burn_in=config.analysis.burn_in)
+        drawn = study.samples["test_error"].values[np.ix_(kept.chains, kept.draws)]
+        spread = float(drawn.std(ddof=1))
+        runs = np.asarray(_reference(study, "ES")["test_error"], dtype=np.float64)
+        p = larger_spread(runs, spread, float(row["ess"]) - 1.0)
+        own = float(runs.std(ddof=1)) if runs.size > 1 else math.nan
+        numbers = (
+            f"standard deviation {own:.2g} over {runs.size} ES runs, {spread:.2g} over samples; "
+            f"one-sided p = {p:.2g}"
+        )
+        verdict: Verdict = "undecided"
+        because = f"{runs.size} ES runs are too few to tell"
+        if p < 0.05:
+            verdict, because = "agrees", ""
+        elif p > 0.95:
+            verdict, because = "disagrees", check_and_cause(config, study)
+        findings.append(Finding(FIGURE, study.name, claim, verdict, numbers, because))
+    return findings
+
+
+def small_models_keep_up(studies: Studies, config: Config) -> list[Finding]:
+    """The small models reach a test error comparable to that of the large ones."""
+    findings = []
+    for small, large in (("tf1-small", "tf1"), ("tf4-small", "tf4")):
+        if small not in studies and large not in studies:
+            continue
+        subject = f"{small} and {large}"
+        claim = "the small model reaches a test error comparable to that of the large one"
+        pair = [studies[name] for name in (small, large) if name in studies]
+        reason = only_for(studies, small, large) or "; ".join(
+            filter(None, (too_few(study, NEEDED) for study in pair))
+        )
+        if reason:
+            findings.append(Finding(FIGURE, subject, claim, "undecided", "", reason))
+            continue
+        first, second = (least_error(study) for study in pair)
+        gap = first.minus(second)
+        numbers = f"{small} {shown(first)}, {large} {shown(second)}, difference {shown(gap)}"
+        verdict: Verdict = "undecided"
+        because = f"the difference is known to ± {gap.reach:.2g} only; comparable is {COMPARABLE}"
+        if gap.below(COMPARABLE):
+            verdict, because = "agrees", ""
+        elif gap.above(COMPARABLE):
+            because = check_and_cause(config, *pair)
+            verdict = "disagrees"
+        findings.append(Finding(FIGURE, subject, claim, verdict, numbers, because))
+    return findings
+
+
+def least_error(study: ModelStudy) -> Measured:
+    """Least test error over the temperatures that count; being the least of several it is low by
+    up to about its error."""
+    errors = measured(usable(study), "test_error")
+    return errors[_least(errors)]
+
+
+def _least(values: list[Measured]) -> int:
+    return int(np.argmin([value.mean for value in values]))
+
+
+def _early_stopped(study: ModelStudy) -> Measured:
+    return Measured.of_runs(_reference(study, "ES")["test_error"])
+
+
+def _reference(study: ModelStudy, label: str) -> Mapping[str, npt.ArrayLike]:
+    return next(one.values for one in study.references if one.label == label)
+
+
+def _too_narrow(rows: xr.Dataset) -> str:
+    temperature = rows["temperature"].values
+    ratio = float(temperature[-1] / temperature[0])
+    if ratio >= SPAN:
+        return ""
+    return (
+        f"the temperatures that count span a factor of {ratio:.1f} only; the rise is seen whole in "
+        f"{SPAN:g} or more"
+    )
+
+
+def _reaches(study: ModelStudy, rows: xr.Dataset) -> bool:
+    """Whether the ladder that counts goes far enough on both sides of T* to miss no minimum."""
+    unit, temperature = peak(study), rows["temperature"].values
+    return bool(temperature[0] <= unit / 3 and temperature[-1] >= 2 * unit)

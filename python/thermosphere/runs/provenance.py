@@ -1,0 +1,124 @@
+"""Where a run's results came from: DIR/provenance.csv, a row for every stage that was done.
+
+    stage,started,seconds,version,commit,machine
+
+started is UTC. A stage done in parts (a kill, then --resume) has a row for each part that ended by
+itself or by an interrupt; one that was kept has a row of a second or less.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from thermosphere import __version__, _core
+
+FILE = "provenance.csv"
+COLUMNS = ("stage", "started", "seconds", "version", "commit", "machine")
+KEPT = 1.0  # seconds; a stage that took less did nothing but look
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """All that one stage of a run took."""
+
+    stage: str
+    seconds: float
+    started: str  # of its first part
+    commits: tuple[str, ...]  # different ones, in order
+    machines: tuple[str, ...]
+
+
+def machine() -> str:
+    """Processor, threads and instruction set, in one line."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    processor = names[0] if names else platform.machine()
+    return (
+        f"{processor}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        f"{_core.isa_chosen()}"
+    )
+
+
+def commit() -> str:
+    """The commit of the source tree this package runs from, with -dirty where files differ from it;
+    empty outside a git tree."""
+    here = Path(__file__).resolve().parent
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
+    tracked = ["git", "ls-files", "--error-unmatch", Path(__file__).name]
+    try:
+        for asked in (
+            tracked,
+            command,
+        ):  # an installed package may lie in some other project's tree
+            found = subprocess.run(asked, capture_output=True, text=True, cwd=here, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return found.stdout.strip()
+
+
+@contextmanager
+def recorded(directory: Path, stage: str) -> Iterator[None]:
+    """Write down how long the stage took, also where it failed or was interrupted on the way."""
+    started, clock = datetime.now(UTC), time.monotonic()
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        seconds = time.monotonic() - clock
+        if done or seconds >= KEPT:  # a refusal is no part of the run
+            _append(directory / FILE, stage, started, seconds)
+
+
+def _append(path: Path, stage: str, started: datetime, seconds: float) -> None:
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(COLUMNS)
+        when = started.strftime("%Y-%m-%dT%H:%M:%SZ")
+        writer.writerow((stage, when, f"{seconds:.1f}", __version__, commit(), machine()))
+
+
+def stage_times(directory: Path) -> list[StageTime]:
+    """The stages of a run in the order they were first done; empty for a run without a record.
+
+    ValueError for a record that is not one.
+    """
+    path = directory / FILE
+    if not path.is_file():
+        return []
+    parts: dict[str, list[dict[str, str]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for number, row in enumerate(csv.DictReader(file), start=2):
+            try:
+                kept = float(row["seconds"]) < KEPT and row["stage"] in parts
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{path}, line {number}: expected {', '.join(COLUMNS)}, "
+                    f"got {list(row.values())}"
+                ) from error
+            if not kept:
+                parts.setdefault(row["stage"], []).append(row)
+    return [
+        StageTime(
+            stage=stage,
+            seconds=sum(float(row["seconds"]) for row in rows),
+            started=rows[0]["started"],
+            commits=tuple(dict.fromkeys(row["commit"] for row in rows if row["commit"])),
+            machines=tuple(dict.fromkeys(row["machine"] for row in rows)),
+        )
+        for stage, rows in parts.items()
+    ]

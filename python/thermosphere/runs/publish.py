@@ -1,0 +1,243 @@
+"""A finished run as a results section: README.md with the paper's figures and tables, their data
+and the verdict on every claim.
+
+    DEST/README.md      the text, all of it generated
+    DEST/*.png *.csv    figures and the numbers behind them
+    DEST/config.toml    the settings, resolved: `thermosphere run --config` repeats the run
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from thermosphere import __version__
+from thermosphere.analysis.figures import save_png
+from thermosphere.runs import (
+    products_ladder,
+    products_training,
+    products_weights,
+    provenance,
+)
+from thermosphere.runs.claims import Finding
+from thermosphere.runs.paper_claims import findings
+from thermosphere.runs.product import Picture, Product
+from thermosphere.runs.report import Table
+from thermosphere.runs.studied_run import StudiedRun
+
+MARK = "<!-- written by thermosphere publish; edits are lost -->"
+OWN = ("*.png", "*.csv", "config.toml", "README.md")  # what is replaced
+
+PRODUCTS: tuple[Callable[[StudiedRun], Product | None], ...] = (
+    products_ladder.equilibrium,
+    products_ladder.loss_heat_and_errors,
+    products_weights.similarity,
+    products_weights.norms,
+    products_weights.attention,
+    products_ladder.contacts_found,
+    products_training.models,
+    products_training.trained_weights,
+    products_training.norm_in_training,
+)
+
+
+def publish(run: StudiedRun, destination: Path, *, progress: bool = False) -> Path:
+    """Write the results of a run under ``destination`` and return the path of its README.md.
+
+    Raises ValueError where the directory holds something that `publish` did not write.
+    """
+    page = destination / "README.md"
+    _clear(destination)
+    verdicts = findings(run.studies, run.config)
+    chapters = []
+    for make in tqdm(PRODUCTS, desc="figures", unit="product", disable=not progress):
+        product = make(run)
+        if product is None:
+            continue
+        for picture in product.pictures:
+            save_png(picture.figure, destination / f"{picture.stem}.png")
+        for data in product.data:
+            _write(destination / f"{data.stem}.csv", data.text())
+        own = [verdict for verdict in verdicts if verdict.product == product.key]
+        chapters.append(_chapter(product, own))
+    _write(destination / "config.toml", run.config.to_toml())
+    _write(page, "\n\n".join([*_head(run, destination), *_verdicts(verdicts), *chapters]) + "\n")
+    return page
+
+
+def _clear(destination: Path) -> None:
+    """Make the directory, or empty it of what was published there before."""
+    if destination.exists():
+        if not destination.is_dir():
+            raise ValueError(f"publish: --to must be a directory, got {destination}")
+        page = destination / "README.md"
+        ours = page.is_file() and page.read_text(encoding="utf-8").startswith(MARK)
+        if any(destination.iterdir()) and not ours:
+            raise ValueError(
+                f"publish: --to must be new, empty or published before, got {destination}"
+            )
+        for pattern in OWN:
+            for path in destination.glob(pattern):
+                path.unlink()
+    destination.mkdir(parents=True, exist_ok=True)
+
+
+def _head(run: StudiedRun, destination: Path) -> list[str]:
+    models = ", ".join(run.studies)
+    if run.protein is not None:
+        source = f"{run.data.length} residues and {len(run.protein.contacts)} contacts"
+    else:
+        source = f"{run.data.length} sites, without a contact map"
+    sizes = f"{len(run.data.train):,} training, {len(run.data.validation):,} validation and "
+    sizes += f"{len(run.data.test):,} test sequences"
+    command = f"thermosphere publish -o {_shown(run.directory)} --to {_shown(destination)}"
+    stages = provenance.stage_times(run.directory)
+    rows = [
+        ["command", f"`{command}`"],
+        ["settings", "[config.toml](config.toml); `thermosphere run --config config.toml -o DIR`"],
+        ["thermosphere", f"{__version__}, commit {provenance.commit() or 'unknown'}"],
+        ["seed", str(run.config.seed)],
+        ["written on", provenance.machine()],
+    ]
+    for stage in stages:
+        made = f"commit {', '.join(stage.commits)}; " if stage.commits else ""
+        when = f"{_duration(stage.seconds)} ({made}{'; '.join(stage.machines)})"
+        rows.append([f"wall time: {stage.stage}", when])
+    if not stages:
+        rows.append(["wall time", "not recorded by this run"])
+    return [
+        f"{MARK}\n# Results of `{run.config.name}`",
+        f"Weights of {models}, sampled at constant norm and fixed temperature, on masked sequences "
+        f"of {source}: {sizes}. This page holds the run against *Sampling at intermediate "
+        "temperatures is optimal for training large language models in protein structure "
+        "prediction* (arXiv 2603.29529).",
+        _markdown_table(Table(["", ""], rows), escape=False),
+    ]
+
+
+def _verdicts(verdicts: Sequence[Finding]) -> list[str]:
+    """The first chapter: how many claims hold, and the list."""
+    counts = dict.fromkeys(("agrees", "disagrees", "undecided"), 0)
+    for one in verdicts:
+        counts[one.verdict] += 1
+    by_claim: dict[str, list[Finding]] = {}
+    for one in verdicts:
+        by_claim.setdefault(one.claim, []).append(one)
+    rows = [
+        [claim, "; ".join(f"{one.subject} {_emphasised(one)}" for one in own)]
+        for claim, own in by_claim.items()
+    ]
+    return [
+        "## In short",
+        f"Of {len(verdicts)} claims {counts['agrees']} agree, {counts['disagrees']} disagree and "
+        f"{counts['undecided']} are undecided. A temperature counts when it equilibrated (no "
+        "drift, R̂ and ESS of independent chains, weights that left their start) and heating and "
+        "cooling agree there, where both were run. A claim agrees or disagrees when the 95 % "
+        "interval of what decides it says so. Errors are one standard error, from effective sample "
+        "sizes and blocks, for trained weights from the runs. Hollow points did not equilibrate.",
+        _markdown_table(Table(["claim", "verdict"], rows)),
+    ]
+
+
+def _chapter(product: Product, verdicts: Sequence[Finding]) -> str:
+    parts = [f"## {_escaped(product.title)}"]
+    if product.reported:
+        parts.append(f"*Reported:* {_escaped(product.reported)}")
+    bullet = "- " if len(product.text) > 1 else ""
+    if product.text:
+        parts.append("\n".join(f"{bullet}{_escaped(sentence)}" for sentence in product.text))
+    if verdicts:
+        parts.append("\n".join(_listed(verdicts)))
+    for table in product.tables:
+        parts.append(_markdown_table(table))
+        if table.caption:
+            parts.append(f"{_escaped(table.caption)}.")
+    if product.pictures:
+        parts.append(_gallery(product.pictures))
+    if product.data:
+        links = ", ".join(f"[{data.stem}.csv]({data.stem}.csv)" for data in product.data)
+        parts.append(f"Data: {links}")
+    return "\n\n".join(parts)
+
+
+def _gallery(pictures: Sequence[Picture]) -> str:
+    """Two beside each other, every one above its caption."""
+    lines = []
+    for left in range(0, len(pictures), 2):
+        pair = pictures[left : left + 2]
+        images = [f'<img src="{one.stem}.png" width="400" alt="{one.stem}">' for one in pair]
+        captions = [_escaped(one.caption).replace("|", "\\|") for one in pair]
+        lines += [" | ".join(images), " | ".join(captions)]
+        if left == 0:
+            lines.insert(1, " | ".join(["---"] * len(pair)))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _listed(verdicts: Sequence[Finding]) -> list[str]:
+    """One line a finding; those undecided for the same reason, without a number, share one."""
+    lines = []
+    shared: dict[str, list[str]] = {}
+    for one in verdicts:
+        if one.numbers:
+            text = f"- {one.subject}, {one.claim}: {_emphasised(one)} ({one.numbers})."
+            if one.because:
+                text += f" {one.because[0].upper()}{one.because[1:].removesuffix('.')}."
+            lines.append(_escaped_but_bold(text))
+        else:
+            shared.setdefault(one.because, []).append(f"{one.subject}, {one.claim}")
+    for reason, claims in shared.items():
+        lines.append(_escaped(f"- undecided, because {reason}: {'; '.join(claims)}."))
+    return lines
+
+
+def _emphasised(one: Finding) -> str:
+    return one.verdict if one.verdict == "undecided" else f"**{one.verdict}**"
+
+
+def _markdown_table(table: Table, *, escape: bool = True) -> str:
+    """Pipe table; doubtful rows in italics."""
+    lines = [table.columns, ["---"] * len(table.columns), *table.rows]
+    text = []
+    for number, line in enumerate(lines):
+        cells = [_escaped_but_bold(cell) if escape else cell for cell in line]
+        if number - 2 in table.doubtful:
+            cells = [f"*{cell}*" for cell in cells]
+        text.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(text)
+
+
+def _escaped(text: str) -> str:
+    """Plain text as Markdown: T* opens no emphasis, < no tag."""
+    return text.replace("*", "\\*").replace("<", "&lt;")
+
+
+def _escaped_but_bold(text: str) -> str:
+    return "**".join(_escaped(part) for part in text.split("**"))
+
+
+def _shown(path: Path) -> str:
+    """A path as a reader elsewhere can use it: relative to the working directory, or its name."""
+    resolved = path.resolve()
+    here = Path.cwd().resolve()
+    return str(resolved.relative_to(here)) if resolved.is_relative_to(here) else resolved.name
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _write(path: Path, text: str) -> None:
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, delete=False, encoding="utf-8", newline=""
+    ) as file:
+        file.write(text)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)

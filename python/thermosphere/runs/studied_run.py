@@ -1,0 +1,62 @@
+"""A finished run, read and analysed once: what its report and its publication are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from thermosphere.proteins.dataset import DataSet
+from thermosphere.proteins.structure import ContactMap
+from thermosphere.runs.config import Config
+from thermosphere.runs.study import ModelStudy, study_model
+from thermosphere.training import EarlyStopped, References
+
+
+@dataclass(frozen=True)
+class StudiedRun:
+    """One run's settings, data, training and studies, by model."""
+
+    directory: Path
+    config: Config
+    protein: ContactMap | None  # None where no contact map was given
+    data: DataSet
+    studies: Mapping[str, ModelStudy]
+    stage1: Mapping[str, EarlyStopped]
+    trained: Mapping[str, References]
+
+    @classmethod
+    def read(cls, directory: Path, config: Config, *, progress: bool = False) -> StudiedRun:
+        """Analyse every model of the run.
+
+        Raises ValueError or OSError where a file is missing or damaged, or the contact map has not
+        the sites of the sequences.
+        """
+        protein = ContactMap.load(directory / "contacts.toml") if config.has_contacts else None
+        data = DataSet.load(directory / "dataset.npz")
+        if protein is not None and protein.length != data.length:
+            raise ValueError(
+                f"report: {directory / 'contacts.toml'} must have the {data.length} sites of the "
+                f"sequences, got {protein.length}"
+            )
+        contacts = protein.matrix() if protein is not None else None
+        studies = {
+            name: study_model(
+                directory / name, name, data, contacts, settings, config.analysis, progress=progress
+            )
+            for name, settings in tqdm(
+                config.models.items(), desc="analysis", unit="model", disable=not progress
+            )
+        }
+        stage1 = {n: EarlyStopped.load(directory / n / "stage1.safetensors") for n in studies}
+        trained = {n: References.load(directory / n / "references.safetensors") for n in studies}
+        return cls(directory, config, protein, data, studies, stage1, trained)
+
+    @property
+    def contacts(self) -> npt.NDArray[np.uint8] | None:
+        """(n, n); None where no contact map was given."""
+        return self.protein.matrix() if self.protein is not None else None

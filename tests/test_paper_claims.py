@@ -1,0 +1,209 @@
+"""Every verdict of every claim, on studies made to earn it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from synthetic_study import RATIOS, ladder, study
+
+from thermosphere.runs import claims_attention, claims_ladder, claims_weights
+from thermosphere.runs.claims import Finding, usable
+from thermosphere.runs.claims_ladder import rise_factor
+from thermosphere.runs.config import Config, load_config
+from thermosphere.runs.paper_claims import CLAIMS, findings
+
+X = RATIOS
+JUMP = np.where(X < 1, 0.2, 2.5) + 0.01 * np.log(X)
+RISING = 0.5 + 0.02 * np.log(X)
+FAR_BELOW = 0.5 + 0.05 * np.log(X / 0.3) ** 2
+FLAT_C = {"specific_heat": 1e4 / (1 + 0.1 * np.log(X) ** 2)}
+SHARP_C = {"specific_heat": 1e4 / (1 + 50 * np.log(X) ** 2)}
+FALLING_P = 0.4 - 0.05 * np.log(X / 0.1) ** 2
+ROUGH = {"error": 0.5}
+
+
+def one(claim: Any, *studies: Any) -> Finding:
+    """The single finding of a claim, or the first of those that share a verdict."""
+    found = claim({each.name: each for each in studies}, Config())
+    assert len({each.verdict for each in found}) == 1
+    return found[0]
+
+
+def table(**changes: Any) -> dict[str, Any]:
+    return {"table": ladder(**changes)}
+
+
+L, W, A = claims_ladder, claims_weights, claims_attention
+BY_ONE: list[tuple[Any, str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
+    # claim, model, changes under which it agrees, disagrees, is undecided
+    (L.shape_of_the_loss, "tf1", {}, table(train_loss=JUMP), table(**ROUGH)),
+    (L.shape_of_the_loss, "ff", table(train_loss=JUMP), {}, table(train_loss=JUMP, **ROUGH)),
+    (L.test_error_is_not_monotonic, "tf1", {}, table(test_error=RISING), table(**ROUGH)),
+    (L.minimum_just_above_the_peak, "tf1", {}, table(test_error=FAR_BELOW), table(**ROUGH)),
+    (L.minimum_just_above_the_peak, "ff", {}, table(test_error=FAR_BELOW), table(caveat="edge")),
+    (L.gain_over_early_stopping, "tf1", {}, {"early": (0.45, 0.451, 0.452)}, {"early": (0.5, 0.6)}),
+    (L.gain_over_early_stopping, "ff", {}, {"early": (0.7, 0.701, 0.702)}, {"early": (0.52,)}),
+    (
+        L.spread_of_early_stopping,
+        "tf1",
+        {"early": (0.50, 0.55, 0.60)},
+        {"early": (0.5, 0.50001, 0.50002)},
+        {"early": (0.5, 0.502, 0.504)},
+    ),
+    (
+        W.norms_are_conserved,
+        "tf1",
+        {},
+        {"likeness": (0.1, 0.15, 0.2)},
+        {"likeness": (0.7, 0.9, 1.0)},
+    ),
+    (W.gains_fall_into_groups, "tf1", {}, {"away": 64}, table(counts=False)),
+    (
+        W.gains_fall_into_groups,
+        "tf1-small",
+        {"size": 26},
+        {"size": 26, "away": 9},
+        {"size": 26, **table(counts=False)},
+    ),
+    (W.effective_dimension_is_as_published, "tf1", {}, {"away": 40}, {"away": 64}),
+    (
+        A.attention_is_self_averaging,
+        "tf1",
+        {},
+        {"alike": (0.3, 0.31, 0.32)},
+        {"alike": (0.6, 0.9, 1.0)},
+    ),
+    (
+        A.sampling_finds_more_contacts,
+        "tf1",
+        {},
+        {"found": (0.7, 0.71, 0.72)},
+        {"found": (0.1, 0.4, 0.9)},
+    ),
+    (
+        A.contacts_are_best_above_the_minimum,
+        "tf1",
+        {},
+        table(precision_at_l_tolerant=FALLING_P),
+        table(**ROUGH),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("claim", "model", "changes", "verdict"),
+    [
+        (claim, model, changes, verdict)
+        for claim, model, *cases in BY_ONE
+        for verdict, changes in zip(("agrees", "disagrees", "undecided"), cases, strict=True)
+    ],
+)
+def test_verdicts_about_one_model(
+    claim: Any, model: str, changes: dict[str, Any], verdict: str
+) -> None:
+    found = one(claim, study(model, **changes))
+    assert found.verdict == verdict
+    assert found.subject == model
+    assert bool(found.because) == (verdict != "agrees")
+    assert found.numbers or verdict == "undecided"
+    if verdict == "disagrees":
+        assert "15 temperatures count" in found.because
+        assert "heating against cooling was not run" in found.because
+
+
+@pytest.mark.parametrize(
+    ("claim", "first", "second", "verdict"),
+    [
+        (L.small_models_keep_up, ("tf1-small", {}), ("tf1", {}), "agrees"),
+        (
+            L.small_models_keep_up,
+            ("tf1-small", table(test_error=0.1 + ladder()["test_error"].values)),
+            ("tf1", {}),
+            "disagrees",
+        ),
+        (L.small_models_keep_up, ("tf1-small", table(**ROUGH)), ("tf1", {}), "undecided"),
+        (L.peak_of_the_specific_heat, ("ff", table(**SHARP_C)), ("tf1", {}), "agrees"),
+        (L.peak_of_the_specific_heat, ("ff", table(**FLAT_C)), ("tf1", {}), "disagrees"),
+        (L.peak_of_the_specific_heat, ("ff", table(caveat="edge")), ("tf1", {}), "undecided"),
+        (
+            A.larger_models_find_more,
+            ("tf1", {}),
+            ("tf1-small", table(precision_at_l_tolerant=0.1)),
+            "agrees",
+        ),
+        (
+            A.larger_models_find_more,
+            ("tf4", {}),
+            ("tf4-small", table(precision_at_l_tolerant=0.6)),
+            "disagrees",
+        ),
+        (A.larger_models_find_more, ("tf4", table(**ROUGH)), ("tf4-small", {}), "undecided"),
+    ],
+)
+def test_verdicts_about_two_models(claim: Any, first: Any, second: Any, verdict: str) -> None:
+    studies = {name: study(name, **changes) for name, changes in (first, second)}
+    found = [each for each in claim(studies, Config()) if "this run has no" not in each.because]
+    assert [each.verdict for each in found] == [verdict]
+
+
+def test_nothing_equilibrated_decides_nothing() -> None:
+    names = ("tf1", "tf4", "tf1-small", "tf4-small", "ff")
+    studies = {name: study(name, **table(counts=False)) for name in names}
+    found = findings(studies, Config())
+    assert len(found) > 40
+    assert {each.verdict for each in found} == {"undecided"}
+    assert all("0 of 15" in each.because or "still falling" in each.because
+               or "T* is in doubt" in each.because for each in found)  # fmt: skip
+
+
+def test_temperatures_where_cooling_disagrees_do_not_count() -> None:
+    heating = ladder()
+    cooling = ladder(train_loss=np.where(X < 1, 1.0, 0.0) + heating["train_loss"].values)
+    hysteretic = study(table=heating, cooling=cooling)
+    assert usable(hysteretic)["temperature"].size == (X >= 1).sum()
+    found = one(claims_ladder.test_error_is_not_monotonic, hysteretic)
+    assert found.verdict != "agrees"
+    agreeing = study(table=ladder(test_error=RISING), cooling=heating)
+    found = one(claims_ladder.test_error_is_not_monotonic, agreeing)
+    assert "heating and cooling agree at all 15 temperatures" in found.because
+
+
+def test_a_missing_model_is_named() -> None:
+    found = one(claims_ladder.small_models_keep_up, study("tf4"))
+    assert (found.verdict, found.because) == ("undecided", "this run has no tf4-small")
+
+
+def test_the_training_that_differs_is_named() -> None:
+    config = load_config("[training]\ndropout = 0.0\n[models.tf1]", where="here")
+    changed = {"tf1": study("tf1", **table(test_error=RISING))}
+    for settings, cause in (
+        (config, "training that differs from the paper's, in dropout 0 (paper 0.1)"),
+        (Config(), "other data: sequences of another random interaction matrix"),
+    ):
+        found = claims_ladder.test_error_is_not_monotonic(changed, settings)
+        assert f"Likely cause: {cause}" in found[0].because
+
+
+def test_the_rise_is_bounded_whatever_lies_between() -> None:
+    low, high = rise_factor(ladder(train_loss=JUMP, error=1e-4))
+    assert low == 1.0  # both quarters are crossed between 0.85 and 1
+    assert high == pytest.approx(1 / 0.85)
+    low, high = rise_factor(ladder(error=1e-4))
+    exact = [0.25, 0.75]
+    u = 3 * X / (1 + X)
+    levels = [u[0] + share * (u[-1] - u[0]) for share in exact]
+    crossing = [level / (3 - level) for level in levels]  # inverts 3 x/(1 + x)
+    assert low < crossing[1] / crossing[0] < high
+
+
+def test_all_claims_are_listed() -> None:
+    public = {
+        function
+        for module in (claims_ladder, claims_weights, claims_attention)
+        for name, function in vars(module).items()
+        if callable(function) and getattr(function, "__annotations__", {}).get("return")
+        == "list[Finding]"
+    }  # fmt: skip
+    assert public == set(CLAIMS)

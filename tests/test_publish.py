@@ -1,0 +1,289 @@
+"""A run on a structure that is not the built-in one, from the file to the published results."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from PIL import Image
+
+from thermosphere.cli import main
+from thermosphere.models.masked_sites import MaskedSites
+from thermosphere.models.potential import evaluate
+from thermosphere.models.transformer import Transformer
+from thermosphere.proteins.alphabet import ALPHABET
+from thermosphere.proteins.dataset import DataSet
+from thermosphere.proteins.structure import ContactMap
+from thermosphere.runs import publish
+from thermosphere.runs.config import load_config
+from thermosphere.runs.embedding_dimension import Retraining, saved_retraining
+from thermosphere.runs.product import Data
+from thermosphere.runs.provenance import stage_times
+from thermosphere.runs.studied_run import StudiedRun
+from thermosphere.training import EarlyStopped
+
+SITES = 22
+MODELS = ("tf1-small", "ff")
+SHORT = (
+    *("--preset", "smoke", "--quiet", "--set", "models.ff={}"),
+    *("--set", "training.max_epochs=2", "--set", "training.reference_epochs=40"),
+)
+NAMES = """ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP TYR VAL"""
+
+
+def hairpin(path: Path) -> Path:
+    """Two antiparallel strands of alpha carbons, 3.8 Å a step and 3.6 Å apart: residue k touches
+    residue 21 − k."""
+    lines = []
+    for k in range(SITES):
+        first = k < SITES // 2
+        x = 3.8 * (k if first else SITES - 1 - k)
+        y = 0.0 if first else 3.6
+        lines.append(
+            f"ATOM  {k + 1:5d}  CA  {NAMES.split()[k % 20]} B{k + 1:4d}    {x:8.3f}{y:8.3f}{0:8.3f}"
+            f"{1:6.2f}{0:6.2f}          {'C':>2s}"
+        )
+    path.write_text("\n".join([*lines, "END", ""]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two models on the hairpin."""
+    folder = tmp_path_factory.mktemp("hairpin")
+    structure = hairpin(folder / "hairpin.pdb")
+    arguments = ["--structure", str(structure), "--chain", "B", "-o", str(folder / "run")]
+    assert main(["run", *SHORT, *arguments]) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def published(finished: Path) -> Path:
+    assert main(["publish", "-o", str(finished), "--quiet"]) == 0
+    return finished / "study"
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_structure_is_what_the_run_is_of(finished: Path) -> None:
+    protein = ContactMap.load(finished / "contacts.toml")
+    assert protein.length == SITES
+    expected = {(k, SITES - 1 - k) for k in range(SITES // 2 - 1)}  # the turn itself is too near
+    assert {tuple(pair) for pair in protein.contacts.tolist()} == expected
+    assert set(protein.sequence) == set(ALPHABET)
+
+
+def test_every_product_is_there_and_small(published: Path) -> None:
+    page = (published / "README.md").read_text(encoding="utf-8")
+    assert page.startswith(publish.MARK)
+    for title in ("What equilibrated", "Fig. 3", "Figs. 4 and E5", "Fig. 5", "Figs. 6, E2 and E4",
+                  "Figs. 7 and E7", "Table A1", "Table C2", "Fig. C1"):  # fmt: skip
+        assert f"\n## {title}" in page
+    pictures = {path.name for path in published.glob("*.png")}
+    linked = set(re.findall(r'src="([^"]+)"', page))
+    assert linked == pictures
+    assert {f"fig3{letter}.png" for letter in "abcd"} <= pictures
+    for path in published.glob("*.png"):
+        assert path.stat().st_size < 100_000
+        Image.open(path).verify()
+    files = set(re.findall(r"\]\(([^)]+)\)", page))
+    assert files == {path.name for path in published.glob("*.csv")} | {"config.toml"}
+
+
+def test_the_page_says_how_it_was_made_and_what_it_is_worth(published: Path) -> None:
+    page = (published / "README.md").read_text(encoding="utf-8")
+    assert f"of {SITES} residues and {SITES // 2 - 1} contacts" in page
+    assert "| command | `thermosphere publish -o run --to study` |" in page
+    for stage in ("contacts", "sequences", "dataset", "train", "sample", "report"):
+        assert re.search(rf"\| wall time: {stage} \| \d+ s \(.*cores", page)
+    # A smoke run proves nothing, and must not seem to.
+    assert re.search(r"Of \d+ claims 0 agree, 0 disagree and (\d+) are undecided", page)
+    assert "**agrees**" not in page
+    assert "2 of 2 temperatures are not equilibrated" in page
+    assert "heating against cooling was not run" in page
+    outside = re.sub(r"<img [^>]*>|<!-- .*? -->", "", page)
+    assert "<" not in outside  # all else is text
+
+
+def test_the_data_are_the_study_s(finished: Path, published: Path) -> None:
+    config = load_config((finished / "config.toml").read_text(), where="saved")
+    assert (published / "config.toml").read_text() == config.to_toml()
+    run = StudiedRun.read(finished, config)
+    loss = {
+        (row["model"], row["T"]): float(row["train_loss"])
+        for row in rows(published / "fig3.csv")
+        if row["weights"] == "samples"
+    }
+    for name, study in run.studies.items():
+        for temperature, value in zip(
+            study.table["temperature"].values, study.table["train_loss"].values, strict=True
+        ):
+            assert loss[name, f"{temperature:.6g}"] == pytest.approx(float(value), rel=1e-5)
+    trained = [row for row in rows(published / "fig3.csv") if row["weights"] == "OT"]
+    assert [(row["model"], row["run"]) for row in trained] == [(m, r) for m in MODELS for r in "12"]
+    assert float(trained[0]["test_error"]) == pytest.approx(
+        float(run.trained["tf1-small"].over_trained_errors[0, 2]), rel=1e-5
+    )
+    pairs = rows(published / "fig6_tf1-small.csv")
+    assert len(pairs) == SITES * (SITES - 1) // 2
+    assert sum(int(row["contact"]) for row in pairs) == SITES // 2 - 1
+    shown = run.studies["tf1-small"].attention["ES"].blocks[0]
+    found = [float(row["ES block 1"]) / SITES for row in pairs]
+    assert np.allclose(found, shown[np.triu_indices(SITES, 1)], rtol=6e-3, atol=0)
+    away = [row for row in rows(published / "fig5_dimension.csv") if row["weights"] == "ES"]
+    assert len(away) == 4 * len(MODELS)
+
+
+def test_tables_hold_what_training_gave(finished: Path, published: Path) -> None:
+    counted = {row["model"]: int(row["N"]) for row in rows(published / "tableA1.csv")}
+    assert counted == {"tf1": 44245, "tf4": 168853, "tf1-small": 8107, "tf4-small": 8953,
+                       "ff": 173653}  # fmt: skip
+    assert all(row["agrees"] == "yes" for row in rows(published / "tableA1.csv"))
+    curve = [row for row in rows(published / "figC1.csv") if row["model"] == "ff"]
+    stage1 = EarlyStopped.load(finished / "ff" / "stage1.safetensors")
+    last = float(stage1.history_norm2[0, 1])
+    assert float(curve[1]["|w|²"]) == pytest.approx(last, rel=1e-5)
+
+
+@pytest.mark.parametrize("verb", ["publish", "embedding"])
+def test_what_is_no_run_is_one_line(
+    verb: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([verb, "-o", str(tmp_path), "--quiet"]) == 2
+    assert "config.toml is missing" in capsys.readouterr().err
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / "ff" / "checkpoint.safetensors").unlink()
+    assert main([verb, "-o", str(run), "--quiet"]) == 2
+    assert "run `thermosphere sample" in capsys.readouterr().err
+
+
+def test_the_embedding_dimension_and_a_retraining(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    asked = ["embedding", "-o", str(run), "--model", "tf1-small", "--quiet"]
+    assert main(asked) == 0
+    text = capsys.readouterr().out
+    for vector in ("norm1.gain", "norm1.bias", "norm2.gain", "norm2.bias"):
+        assert re.search(rf"blocks\.0\.{vector} +26 ", text)
+    assert "Not an equilibrium result" in text
+    assert "no smaller embedding dimension follows" in text  # after a few epochs all are near 1
+
+    assert main([*asked, "--retrain", "8"]) == 0
+    text = capsys.readouterr().out
+    smaller = Transformer("tf1-small at 8", blocks=1, embedding=8, hidden=32, length=SITES)
+    found = saved_retraining(run / "tf1-small")
+    assert found is not None
+    assert f"over 2 runs retrained at 8 ({smaller.layout.size:,} parameters). Keeps its" in text
+    test = MaskedSites(DataSet.load(run / "dataset.npz").test)
+    assert torch.equal(evaluate(smaller, found.weights, test)[1].double(), found.retrained)
+    assert main([*asked, "--retrain", "8"]) == 2
+    assert "--resume keeps it" in capsys.readouterr().err
+    assert main([*asked, "--retrain", "9", "--resume"]) == 2
+    assert "is of dimension 8, got 9" in capsys.readouterr().err
+    assert main([*asked, "--retrain", "8", "--resume"]) == 0
+    assert capsys.readouterr().out == text
+
+
+def test_whether_the_test_error_is_kept() -> None:
+    def said(original: list[float], retrained: list[float]) -> str:
+        weights = torch.zeros(len(retrained), 10)
+        found = Retraining("tf1", 26, torch.tensor(original), torch.tensor(retrained), weights)
+        return found.sentence()
+
+    assert "error: yes (it rises by +0.0050" in said([0.50, 0.51], [0.50, 0.52])
+    assert "error: no (it rises by +0.0950" in said([0.50, 0.51], [0.60, 0.60])
+    assert "cannot be told from single runs" in said([0.50], [0.60])
+
+
+def test_cooling_and_retraining_are_published_over_what_was_there(
+    finished: Path, published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, study = shutil.copytree(finished, tmp_path / "run"), tmp_path / "study"
+    shutil.copytree(published, study)
+    (study / "old.png").write_bytes(b"of a model that is gone")
+    (study / "notes.txt").write_text("mine")
+    for name, shift in (("tf1-small", 0.0), ("ff", 5.0)):
+        cooling = run / name / "cooling.zarr"
+        shutil.copytree(run / name / "samples.zarr", cooling)
+        group = zarr.open_group(cooling, mode="r+", use_consolidated=False)
+        loss = group["train_loss"]
+        assert isinstance(loss, zarr.Array)
+        loss[:] = np.asarray(loss[:]) + shift
+    weights = torch.zeros(2, 10)
+    errors = torch.tensor([0.5, 0.51], dtype=torch.float64)
+    kept = Retraining("ff", 8, errors, errors + 0.001, weights)
+    kept.save(run / "ff" / "embedding.safetensors")
+    # Of six draws three count by default, too few for an error of the mean.
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(text.replace("burn_in = 0.5", "burn_in = 0.0"))
+
+    assert main(["publish", "-o", str(run), "--to", str(study), "--quiet"]) == 0
+    page = (study / "README.md").read_text(encoding="utf-8")
+    assert "tf1-small: heating and cooling were compared at 2 temperatures; the largest " in page
+    assert re.search(r"ff: heating and cooling .* They disagree at T = 1e-4 \(by 5", page)
+    assert (study / "cooling_ff.png").is_file()
+    data = [(row["model"], row["agree"]) for row in rows(study / "equilibrium.csv")]
+    assert data == [*[("tf1-small", "yes")] * 2, *[("ff", "no")] * 2]
+    assert kept.sentence() in page
+    assert "tf1-small: not retrained at its effective dimension" in page
+    assert not (study / "old.png").exists()
+    assert (study / "notes.txt").read_text() == "mine"
+
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "README.md").write_text("mine")
+    capsys.readouterr()
+    assert main(["publish", "-o", str(run), "--to", str(other), "--quiet"]) == 2
+    assert "new, empty or published before" in capsys.readouterr().err
+    assert (other / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--model", "tf4"], "--model: expected one of tf1-small, ff, got 'tf4'"),
+        (["--model", "ff", "--retrain", "8"], "retraining is for transformers, got ff"),
+        (["--model", "tf1-small", "--retrain", "26"], "below that of tf1-small, 26, got 26"),
+        (["--threads", "0"], "--threads must be >= 1, got 0"),
+    ],
+)
+def test_a_wrong_question_about_the_embedding_is_one_line(
+    arguments: list[str], expected: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["embedding", "-o", str(finished), "--quiet", *arguments]) == 2
+    line = capsys.readouterr().err
+    assert expected in line
+    assert line.count("\n") == 1
+
+
+def test_parts_of_a_stage_are_added_up(tmp_path: Path) -> None:
+    assert stage_times(tmp_path) == []
+    path = tmp_path / "provenance.csv"
+    head = "stage,started,seconds,version,commit,machine\n"
+    path.write_text(
+        f"{head}train,2026-01-01T00:00:00Z,50.0,0.1,abc,here\n"
+        "sample,2026-01-01T00:01:00Z,0.4,0.1,abc,here\n"
+        "train,2026-01-02T00:00:00Z,0.2,0.1,xyz,there\n"  # kept with --resume
+        "sample,2026-01-02T00:00:00Z,30.0,0.1,,there\n"
+    )
+    train, sample = stage_times(tmp_path)
+    assert (train.stage, train.seconds, train.commits) == ("train", 50.0, ("abc",))
+    assert (sample.seconds, sample.machines) == (pytest.approx(30.4), ("here", "there"))
+    path.write_text(f"{head}train,now,long,0.1,abc,here\n")
+    with pytest.raises(ValueError, match="line 2: expected stage, started, seconds"):
+        stage_times(tmp_path)
+
+
+def test_data_have_six_digits_and_no_nan() -> None:
+    data = Data("x", ["a", "b", "c"], [[1 / 3, float("nan"), True], ["text", 7, np.float64(2e-9)]])
+    assert data.text() == "a,b,c\n0.333333,,yes\ntext,7,2e-09\n"
