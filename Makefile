@@ -7,7 +7,7 @@ CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*.cu tests/cuda_on_host/*)
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo picture test lint format sanitize bench gpu clean
+.PHONY: help install demo study picture test lint format sanitize bench gpu clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | column -t -s "$$(printf '\t')"
@@ -24,6 +24,9 @@ install: $(INSTALLED)  ## create .venv and build and install the package in it
 
 demo: $(INSTALLED)  ## the main job: sequences, training, sampling at eight temperatures, report (about 5 minutes)
 	$(BIN)/thermosphere run --preset demo --output runs/demo --resume
+
+study: $(INSTALLED)  ## the paper's figures and tables under docs/study: hours, and goes on where it was stopped
+	$(BIN)/thermosphere reproduce --preset laptop --output runs/study --to docs/study --resume
 
 picture: $(INSTALLED)  ## docs/images/report.png, as Chromium draws the demo's report
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'

@@ -81,11 +81,12 @@ def _parser() -> argparse.ArgumentParser:
 
     reproduce = verbs.add_parser(
         "reproduce",
-        help="the study: ladders found, settings calibrated, two sets of samples, report",
+        help="the paper's study: ladders found, settings calibrated, two sets of samples, figures",
         description=_described("reproduce"),
     )
     _add_stage_arguments(reproduce, preset="laptop")
-    reproduce.set_defaults(verb=_stages, stages=tuple(STAGES))
+    _add_destination(reproduce)
+    reproduce.set_defaults(verb=_reproduce, stages=tuple(STAGES))
 
     for name, about in STAGES.items():
         stage = verbs.add_parser(name, help=about, description=f"{about}.  {_described(name)}")
@@ -99,9 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         "figure (PNG) and its data (CSV), and for each claim whether the run agrees.",
     )
     _add_directory(publish)
-    publish.add_argument(
-        "--to", type=Path, metavar="DEST", help="directory written (default: DIR/study)"
-    )
+    _add_destination(publish)
     publish.set_defaults(verb=_publish)
 
     embedding = verbs.add_parser(
@@ -136,8 +135,17 @@ def _described(verb: str) -> str:
             + ". Finished stages are kept with --resume."
         )
     if verb == "reproduce":
-        return "Run every stage: " + ", ".join(STAGES) + ". Finished stages are kept with --resume."
+        return (
+            "Run every stage: " + ", ".join(STAGES) + "; then publish. Finished stages are kept "
+            "with --resume."
+        )
     return "Settings come from a preset or a TOML file, or from the config.toml of the directory."
+
+
+def _add_destination(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--to", type=Path, metavar="DEST", help="directory written (default: DIR/study)"
+    )
 
 
 def _add_settings(parser: argparse.ArgumentParser, *, preset: str = "demo") -> None:
@@ -216,6 +224,11 @@ def _stages(parsed: argparse.Namespace) -> None:
     run = pipeline.Run.open(parsed.output, config, resume=parsed.resume, progress=not parsed.quiet)
     for stage in parsed.stages:
         run.do(stage)
+
+
+def _reproduce(parsed: argparse.Namespace) -> None:
+    _stages(parsed)
+    _publish(parsed)
 
 
 def _publish(parsed: argparse.Namespace) -> None:

@@ -99,7 +99,7 @@ def find_ladder(
     options: of the sampler; on the sphere |w|² = ``norm2``. checkpoint: written after each
     temperature and taken up again; the bits are those of an unbroken search. on_temperature(T, U)
     is called after each. Raises ValueError where C still rises at the hottest temperature looked
-    at.
+    at, or has its maximum at ``coldest``.
     """
     expected = {"coldest": coldest, "moves": moves, "seed": seed, "options": repr(options)}
     means: list[list[float]] = []  # a temperature: the chains' ⟨U⟩
@@ -144,9 +144,14 @@ def _summary(coldest: float, means: list[list[float]]) -> Ladder | None:
     loss = values.mean(1)
     error = values.std(1, ddof=1) / math.sqrt(values.shape[1])
     heat, heat_error = slope(temperature, loss, error)
-    peak = 1 + int(np.argmax(heat[1:-1]))  # one-sided at the ends
+    peak = int(np.argmax(heat[:-1]))
     if temperature[-1] < ABOVE * temperature[peak]:
         return None
+    if peak == 0:
+        raise ValueError(
+            "ladder: the specific heat must rise from the coldest temperature, got its maximum "
+            f"there; lower pilot.coldest = {coldest:g}, or lengthen pilot.ladder_moves"
+        )
     return Ladder(temperature, loss, error, heat, heat_error, _vertex(temperature, heat, peak))
 
 

@@ -17,6 +17,8 @@ from thermosphere.ops.philox import Stream, normals
 # themselves, which leaves the difference three digits.
 DIFFERENCE = 1e-3
 
+SMALLEST = 1e-150  # its square is a number
+
 ITERATIONS = 20  # gradient pairs; the largest eigenvalue stands out and is exact to about 1 % then
 
 
@@ -43,7 +45,7 @@ def largest_curvature(
 
     def product(x: torch.Tensor) -> torch.Tensor:  # (C, N) float64, unit rows
         direction = x / root
-        norm = direction.norm(dim=1, keepdim=True)
+        norm = direction.norm(dim=1, keepdim=True).clamp(min=SMALLEST)
         shift = direction * (length / norm)
         _, ahead = potential((weights + shift).to(weights.dtype), None)
         ahead = ahead.double()  # a copy: a potential may give the same buffer again
@@ -60,6 +62,9 @@ def largest_curvature(
         basis = torch.stack(vectors, 1)  # (C, k, N)
         for _ in range(2):  # twice is enough (Parlett, The Symmetric Eigenvalue Problem, 6-9)
             x = x - ((basis @ x[:, :, None]).transpose(1, 2) @ basis)[:, 0]
+        # Where the Krylov space is exhausted nothing is left: a zero vector adds a zero eigenvalue.
+        left = x.norm(dim=1)
+        x = x * (left > 1e-12 * diagonal[0].abs().clamp(min=SMALLEST))[:, None]
         beside.append(x.norm(dim=1))
         vectors.append(_unit(x))
     tridiagonal = torch.diag_embed(torch.stack(diagonal, 1))
@@ -90,4 +95,4 @@ def _start(
 
 
 def _unit(x: torch.Tensor) -> torch.Tensor:
-    return x / x.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    return x / x.norm(dim=1, keepdim=True).clamp(min=SMALLEST)
