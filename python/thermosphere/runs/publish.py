@@ -19,6 +19,7 @@ from thermosphere import __version__
 from thermosphere.analysis.figures import save_png
 from thermosphere.runs import (
     products_ladder,
+    products_pilots,
     products_training,
     products_weights,
     provenance,
@@ -42,6 +43,8 @@ PRODUCTS: tuple[Callable[[StudiedRun], Product | None], ...] = (
     products_training.models,
     products_training.trained_weights,
     products_training.norm_in_training,
+    products_pilots.ladders,
+    products_pilots.efficiency,
 )
 
 

@@ -1,0 +1,146 @@
+"""What was measured before the long runs: where the ladder goes, and what mixes fastest."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+
+from thermosphere.runs.calibration import PUBLISHED
+from thermosphere.runs.ladder import Ladder
+from thermosphere.runs.product import Cell, Data, Product
+from thermosphere.runs.report import Table
+from thermosphere.runs.studied_run import StudiedRun
+
+Rows = list[dict[str, str]]
+
+
+def ladders(run: StudiedRun) -> Product | None:
+    """T* of every model whose ladder was found; None where all were given."""
+    columns = ["model", "T", "<U>", "error", "C", "error of C"]
+    shown: list[list[str]] = []
+    rows: list[list[Cell]] = []
+    for name in run.studies:
+        path = run.directory / name / "ladder.csv"
+        if not path.is_file():
+            continue
+        ladder = Ladder.load(path)
+        columns_of = (
+            ladder.temperature,
+            ladder.loss,
+            ladder.loss_error,
+            ladder.specific_heat,
+            ladder.specific_heat_error,
+        )
+        rows += [[name, *numbers] for numbers in np.stack(columns_of, 1).tolist()]
+        peak = abs(ladder.temperature - ladder.peak).argmin()
+        shown.append(
+            [
+                name,
+                f"{ladder.peak:.3g}",
+                f"{ladder.specific_heat[peak]:.0f} ± {ladder.specific_heat_error[peak]:.0f}",
+                f"{ladder.temperature[0]:.2g} to {ladder.temperature[-1]:.2g}",
+            ]
+        )
+    if not shown:
+        return None
+    table = Table(["model", "T*", "C there", "looked at"], shown)
+    return Product(
+        "ladder",
+        "Where the ladders go",
+        "",
+        text=[
+            "A few chains were heated from ES weights; T* is the maximum of C = d⟨U⟩/dT on their "
+            "way. Cold temperatures are passed too fast for equilibrium, so this only places the "
+            "ladder: the T* of the figures is that of the samples."
+        ],
+        tables=[table],
+        data=[Data("ladder", columns, rows)],
+    )
+
+
+def efficiency(run: StudiedRun) -> Product | None:
+    """What every way to sample costs; None where nothing was calibrated."""
+    tables, rows, columns, chosen = [], [], ["model"], []
+    for name in run.studies:
+        path = run.directory / name / "calibration.csv"
+        if not path.is_file():
+            continue
+        trials = _read(path)
+        columns = ["model", *trials[0]]
+        rows += [[name, *trial.values()] for trial in trials]
+        table = [
+            [
+                trial["trial"],
+                _short(trial["milliseconds a move"]),
+                _short(trial["ESS of U a second"]),
+                _short(trial["ESS of |w-w0|^2 a second"]),
+                _far(trial, "moves to 1/e"),
+                _far(trial, "seconds to 1/e"),
+                _short(trial["times the published"]),
+                _share(trial),
+            ]
+            for trial in trials
+        ]
+        tables.append(
+            Table(
+                [
+                    "",
+                    "ms a move",
+                    "ESS of U a s",
+                    "ESS of distance a s",
+                    "moves to 1/e",
+                    "s to 1/e",
+                    "gain",
+                    "bias",
+                ],
+                table,
+                caption=name,
+            )
+        )
+        best = max(float(trial["times the published"]) for trial in trials)
+        chosen.append(f"{name} {best:,.0f}")
+    if not tables:
+        return None
+    return Product(
+        "efficiency",
+        "What makes it fast: sampling efficiency",
+        f"Mini-batches with r = 5e-8 (here: {PUBLISHED.about}), 50 to 150 ms a move.",
+        text=[
+            "Two chains a model at its T*, all trials from the same settled weights, in turns on "
+            "the same machine and with the same kernels. s to 1/e: until w(0)·w(t)/Q has fallen "
+            "to 1/e; > where that is extrapolated from how far a trial came. Gain: how many times "
+            "sooner than with the published settings. Bias: of ⟨U⟩, as a share of ⟨U⟩ − U_min, "
+            "against hybrid Monte Carlo. A walk that has not turned round shows two or three "
+            "effective draws whatever its length.",
+            "Largest gain: " + "; ".join(chosen) + ".",
+        ],
+        tables=tables,
+        data=[Data("efficiency", columns, rows)],
+    )
+
+
+def _read(path: Path) -> Rows:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _short(text: str) -> str:
+    value = float(text)
+    return f"{value:.3g}" if math.isfinite(value) else "–"
+
+
+def _far(trial: dict[str, str], column: str) -> str:
+    mark = "> " if float(trial["extrapolated"]) else ""
+    return mark + _short(trial[column])
+
+
+def _share(trial: dict[str, str]) -> str:
+    share = float(trial["bias of U-Umin"])
+    if not math.isfinite(share):
+        return "–"
+    bias = float(trial["bias"])
+    error = abs(share / bias) * float(trial["bias error"]) if bias else math.nan
+    return f"{share:+.1%} ± {error:.1%}"
