@@ -163,14 +163,12 @@ def calibrate(
         for trial in trials
     ]
     while True:
-        behind = [
-            run for run in runs if run.series().seconds < seconds and not run.series().failure
-        ]
+        behind = [run for run in runs if run.spent < seconds and not run.failure]
         if not behind:
             break
         for run in behind:
             if on_turn is not None:
-                on_turn(run.trial.about, sum(min(r.series().seconds, seconds) for r in runs))
+                on_turn(run.trial.about, sum(min(r.spent, seconds) for r in runs))
             run.turn(min(turn, seconds))
     return judge(temperature, lowest, [(run.trial, run.series()) for run in runs])
 

@@ -184,10 +184,13 @@ def _cooling_words(study: ModelStudy) -> str:
         return f"{study.name}: heating against cooling was not run."
     found = hysteresis(study.table, study.cooling)
     apart = found.isel(temperature=np.flatnonzero(~found["agree"].values))
-    largest = float(np.nanmax(np.abs(found["z"].values))) if found.sizes["temperature"] else 0.0
+    known = np.abs(found["z"].values)
+    known = known[np.isfinite(known)]
+    if not known.size:
+        return f"{study.name}: too few draws to compare heating and cooling."
     words = (
         f"{study.name}: heating and cooling were compared at {found.sizes['temperature']} "
-        f"temperatures; the largest difference is {largest:.1f} standard errors"
+        f"temperatures; the largest difference is {known.max():.1f} standard errors"
     )
     if not apart.sizes["temperature"]:
         return f"{words}."

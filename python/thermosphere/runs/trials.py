@@ -54,7 +54,7 @@ class Series:
     distance: Array  # (C, K), |w - w_start|²/Q, w_start where the trial began
     made: Array  # (K,), moves of a chain (leapfrog steps of hybrid Monte Carlo) before each draw
     moves: int  # all of them
-    seconds: float  # that they took, draws not counted
+    seconds: float  # that they took, draws and warm-up not counted
     failure: str  # why it ended, empty where it can go on
 
     @property
@@ -86,6 +86,7 @@ class TrialRun:
         self.distance = np.zeros((chains, 0))
         self.made = np.zeros(0)
         self.moves, self.seconds, self.failure = 0, 0.0, ""
+        self.spent = 0.0  # seconds, draws and warm-up counted
         self.every = 0  # moves or trajectories between draws; from the first turn
         self.fingerprint = {
             "temperature": temperature,
@@ -131,16 +132,18 @@ class TrialRun:
         """Go on for about this long and save; nothing where the trial has failed."""
         if self.failure:
             return
+        begun = time.perf_counter()
         try:
-            if isinstance(self.state, HybridMonteCarloState) and self.state.tuned < WARM_UP:
-                self.sampler.warm_up(self.state, WARM_UP - self.state.tuned)
-            end = time.perf_counter() + seconds
-            if not self.every:
-                self.every = self._pace(seconds)
-            while time.perf_counter() < end:
-                self._draw()
+            while time.perf_counter() < begun + seconds:
+                if isinstance(self.state, HybridMonteCarloState) and self.state.tuned < WARM_UP:
+                    self.sampler.warm_up(self.state, 1)
+                elif not self.every:
+                    self.every = self._pace(seconds)
+                else:
+                    self._draw()
         except UnreachableSphereError as error:
             self.failure = str(error)
+        self.spent += time.perf_counter() - begun
         self._save()
 
     def _pace(self, seconds: float) -> int:
@@ -184,6 +187,7 @@ class TrialRun:
             "fingerprint": self.fingerprint,
             "moves": self.moves,
             "seconds": self.seconds,
+            "spent": self.spent,
             "failure": self.failure,
             "every": self.every,
         }
@@ -197,5 +201,6 @@ class TrialRun:
         self.made = tensors.pop("draws.made").numpy()
         self.moves, self.seconds = header["moves"], header["seconds"]
         self.failure, self.every = header["failure"], header["every"]
+        self.spent = header["spent"]
         kind = HybridMonteCarloState if self.trial.steps else LangevinState
         return kind.from_tensors(tensors)

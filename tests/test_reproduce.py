@@ -1,0 +1,121 @@
+"""`thermosphere reproduce`: pilots, two sets of samples and a published study from one command; the
+second set's walk down the ladder."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from thermosphere.cli import main
+from thermosphere.runs import cooling
+from thermosphere.runs.ladder import Ladder
+from thermosphere.runs.store import open_samples
+
+SHARES = (0.5, 1.0, 2.0)
+SETTINGS = [
+    *("--preset", "smoke", "--quiet", "--threads", "1"),
+    *("--set", "sampling.temperatures=auto", "--set", f"pilot.shares={list(SHARES)}"),
+    *("--set", "sampling.calibrated=true", "--set", "pilot.trial_seconds=0.2"),
+    *("--set", "pilot.coldest=1e-5", "--set", "pilot.ladder_moves=4", "--set", "pilot.settling=4"),
+]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("reproduce") / "run"
+    assert main(["reproduce", *SETTINGS, "-o", str(output)]) == 0
+    return output
+
+
+def test_every_stage_leaves_its_file(directory: Path) -> None:
+    model = directory / "tf1-small"
+    for name in ("ladder.csv", "calibration.csv", "calibration.toml", "thermodynamics.csv"):
+        assert (model / name).is_file(), name
+    assert not (model / "ladder.checkpoint.safetensors").exists()
+    page = (directory / "study" / "README.md").read_text(encoding="utf-8")
+    assert "Where the ladders go" in page
+    assert "sampling efficiency" in page
+    with (directory / "study" / "efficiency.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["model"] for row in rows} == {"tf1-small"}
+    assert float(rows[0]["times the published"]) == 1.0
+
+
+def test_samples_are_taken_where_and_how_the_pilots_say(directory: Path) -> None:
+    model = directory / "tf1-small"
+    peak = Ladder.load(model / "ladder.csv").peak
+    samples = open_samples(model / "samples.zarr")
+    ladder = sorted(set(samples["temperature"].values.tolist()))
+    np.testing.assert_allclose(ladder, np.array(SHARES) * peak, rtol=1e-3)
+    chosen = tomllib.loads((model / "calibration.toml").read_text(encoding="utf-8"))
+    assert chosen["temperature"] == peak
+    assert set(chosen["sampling"]) <= {"batch", "stiffness", "t_ratio", "m1"}
+
+
+def test_the_second_set_walks_down_from_the_end_of_the_first(directory: Path) -> None:
+    model = directory / "tf1-small"
+    first, second = (open_samples(model / f"{name}.zarr") for name in ("samples", "cooling"))
+    np.testing.assert_array_equal(second["temperature"].values, first["temperature"].values)
+    assert np.isfinite(second["train_loss"].values).all()
+    temperature = first["temperature"].values
+    ladder = sorted(set(temperature.tolist()))
+    hot, warm = (np.flatnonzero(temperature == t) for t in (ladder[-1], ladder[-2]))
+    weights = second["weights"].values.astype(np.float64)
+    start = first["weights"].values[hot, -1].astype(np.float64)  # w0 of every cooled chain
+    for rows in (hot, warm):
+        away = ((weights[rows] - start[:, None]) ** 2).sum(2)
+        np.testing.assert_allclose(second["distance2"].values[rows], away, rtol=1e-5)
+    np.testing.assert_allclose((weights**2).sum(2), second.attrs["norm2"], rtol=1e-5)
+
+
+def test_a_killed_cooling_goes_on_bit_for_bit(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(directory, run)
+    shutil.rmtree(run / "tf1-small" / "cooling.zarr")
+    (run / "tf1-small" / "cooling.checkpoint.safetensors").unlink()
+    again = ["cool", "-o", str(run), "--quiet", "--threads", "1"]
+    real, calls = cooling.observe, []
+
+    def dying(*arguments, **named):  # type: ignore[no-untyped-def]
+        calls.append(1)
+        if len(calls) == 8:  # in the second of three temperatures
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(cooling, "observe", dying)
+    assert main(again) == 130
+    monkeypatch.setattr(cooling, "observe", real)
+    assert main(again) == 2  # something is there
+    assert main([*again, "--resume"]) == 0
+    whole, broken = (
+        xr.open_zarr(d / "tf1-small" / "cooling.zarr", chunks=None) for d in (directory, run)
+    )
+    for name in ("weights", "train_loss", "distance2"):
+        np.testing.assert_array_equal(whole[name].values, broken[name].values)
+
+
+def test_stages_say_what_they_miss(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(directory, run)
+    model = run / "tf1-small"
+    shutil.rmtree(model / "samples.zarr")
+    (model / "checkpoint.safetensors").unlink()
+    (model / "calibration.toml").unlink()
+    capsys.readouterr()
+    assert main(["sample", "-o", str(run), "--quiet"]) == 2
+    assert "calibration.toml is missing: run `thermosphere calibrate" in capsys.readouterr().err
+    (model / "ladder.csv").unlink()
+    assert main(["sample", "-o", str(run), "--quiet"]) == 2
+    assert "ladder.csv is missing: run `thermosphere ladder" in capsys.readouterr().err
+    assert main(["cool", "-o", str(run), "--quiet"]) == 2
+    assert "run `thermosphere sample" in capsys.readouterr().err
