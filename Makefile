@@ -64,8 +64,8 @@ bench: $(INSTALLED)  ## timings, each after its correctness check, and those of 
 	set -o pipefail; $(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds | tee build/bench.log
 	$(BIN)/python benchmarks/record.py build/bench.log
 
-gpu: $(INSTALLED)  ## the step on a GPU: checked against the CPU, timed against copy bandwidth
-	$(BIN)/python benchmarks/gpu_step.py
+gpu: $(INSTALLED)  ## everything a GPU is asked for: tests, sanitizers, agreement with the CPU, times beside targets
+	$(BIN)/python benchmarks/gpu.py
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build

@@ -10,46 +10,15 @@ Operations are those of bench_encoder_gradient.py.
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable
-
 import pytest
 import torch
 from bench_encoder_gradient import needed_operations
+from gpu_clock import capture, matrix_rate, median_seconds
 from gradient_problem import DRAWN, SEQUENCES, gradient_problem
 
 from thermosphere.models.fused import encoder_shape, fused_data
 from thermosphere.models.named import NAMES
 from thermosphere.ops.minibatch import Minibatch
-
-REPLAYS, ROUNDS = 20, 15
-
-
-def device_seconds(call: Callable[[], object]) -> float:
-    """Median over rounds of the device's time of one call."""
-    times = []
-    for _ in range(ROUNDS):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        for _ in range(REPLAYS):
-            call()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end) * 1e-3 / REPLAYS)
-    return statistics.median(times)
-
-
-def matrix_rate() -> float:
-    """Operations a second of a large product of tf32."""
-    size = 8192
-    a, b = (torch.randn(size, size, device="cuda") for _ in range(2))
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
-    try:
-        torch.mm(a, b)
-        return 2 * size**3 / device_seconds(lambda: torch.mm(a, b))
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -82,12 +51,7 @@ def test_gradient(name: str, chains: int, precision: str, benchmark: object) -> 
         draw_minibatch(batch, seed=0, step=step, chain_ids=chain_ids, examples=SEQUENCES)
         op(weights, *batch)
 
-    with torch.cuda.stream(torch.cuda.Stream()):
-        move()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        move()
+    graph = capture(move)
     graph.replay()
     losses, _, gradient = op(weights, *batch)
     assert gradient is not None
@@ -96,11 +60,11 @@ def test_gradient(name: str, chains: int, precision: str, benchmark: object) -> 
         problem.hold("triton", float(losses[0]), gradient[0].cpu())
 
     benchmark.pedantic(graph.replay, rounds=1)  # type: ignore[attr-defined]
-    took = device_seconds(graph.replay)
+    took = median_seconds(graph.replay)
     drawn = batch.indices[batch.weights > 0].cpu()  # of all chains, the distinct ones
     masked = float(problem.sites.count[drawn].sum())
     rate = 3 * needed_operations(model, masked, len(drawn)) / took
-    share = rate / (matrix_rate() / 3)
+    share = rate / (matrix_rate(torch.device("cuda")) / 3)
     print(
         f"\nencoder_gradient_triton {name} C={chains} {precision}: {took * 1e6:.1f} us a replay, "
         f"{took * 1e6 / chains:.2f} a chain, {rate * 1e-12:.1f} Tflop/s, {share:.0%} of a third of "

@@ -1,24 +1,15 @@
-"""The step on a GPU: checked against the CPU, then timed against copy bandwidth.
-
-make gpu, which builds first, or python benchmarks/gpu_step.py [--check]
-
---check stops after the checks, for
-``compute-sanitizer --tool memcheck`` (or racecheck) ``python benchmarks/gpu_step.py --check``.
-Writes results/gpu_step_<GPU>.txt. Without a GPU it says so, and exits with code 2.
-"""
+"""The step on a GPU: checked against the CPU, then timed against copy bandwidth. A part of
+gpu.py."""
 
 from __future__ import annotations
 
-import argparse
-import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from record import commit, package
+from gpu_clock import capture, copy_rate, median_seconds
 
-from thermosphere.ops.backends import cuda_obstacle
 from thermosphere.ops.langevin_step import (
     MoveCounter,
     StepWorkspace,
@@ -33,7 +24,6 @@ sys.path.insert(0, str(ROOT / "tests"))
 from numerics import assert_close, assert_same_bits  # noqa: E402
 from step_problem import (  # noqa: E402
     SEED,
-    SHAPES,
     Problem,
     make_problem,
     noise_of,
@@ -45,7 +35,6 @@ from step_problem import (  # noqa: E402
 STEP_BYTES = 44  # an element: see bench_langevin_step.py
 TIMED = [(64, 168_853), (256, 44_245), (1, 10_000_000), (1, 168_853), (1, 44_245), (1, 8_107)]
 MOVES = 20  # of a captured graph
-COPIED = 2**28  # floats, 1 GiB: far past any cache
 
 
 def check_noise(device: torch.device, backend: str, count: int = 1_000_003) -> str:
@@ -96,23 +85,6 @@ def moves(problem: Problem, counter: MoveCounter, workspace: StepWorkspace, coun
         langevin_momenta(*problem[:5], **shared, out=problem.momenta, advance=True)
 
 
-def capture(run: Callable[[], None]) -> torch.cuda.CUDAGraph:
-    """The calls as a CUDA graph, none of which may wait for the device."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        run()  # loads the kernels
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        with torch.cuda.graph(graph):
-            run()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    return graph
-
-
 def check_graph(device: torch.device, backend: str) -> str:
     """Replays of a graph of moves, one chain failing, against the same moves on the CPU."""
     shape, replays = (4, 8_107), 5
@@ -140,26 +112,6 @@ def check_graph(device: torch.device, backend: str) -> str:
     return f"{replays} replays of {MOVES} moves, a failed chain among them: as on the CPU"
 
 
-def event_seconds(run: Callable[[], object], rounds: int = 20) -> float:
-    """Median over rounds, by CUDA events."""
-    run()
-    times = []
-    for _ in range(rounds):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        run()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) / 1e3)
-    return sorted(times)[rounds // 2]
-
-
-def copy_rate(device: torch.device) -> float:
-    """Bytes a second, read and written, of a copy of 1 GiB."""
-    source, target = (torch.zeros(COPIED, device=device) for _ in range(2))
-    return 8 * COPIED / event_seconds(lambda: target.copy_(source))
-
-
 def step_seconds(device: torch.device, backend: str, chains: int, parameters: int) -> float:
     """One step, from a captured graph of MOVES steps."""
     problem = Problem(*(tensor.to(device) for tensor in make_problem(chains, parameters)))
@@ -182,7 +134,7 @@ def step_seconds(device: torch.device, backend: str, chains: int, parameters: in
                 advance=True,
             )
 
-    seconds = event_seconds(capture(run).replay) / MOVES
+    seconds = median_seconds(capture(run).replay) / MOVES
     failed = (counter.failed_move >= 0).sum().item()
     if failed:
         raise SystemExit(f"gpu_step: {failed} of {chains} chains failed while they were timed")
@@ -199,42 +151,5 @@ def timings(device: torch.device, backends: list[str]) -> Iterator[str]:
             yield (
                 f"langevin_step {backend:6} C = {chains:3}, N = {parameters:10,}: "
                 f"{1e6 * seconds:8.1f} µs, {100 * share:3.0f} % of the copy's bandwidth"
+                + (" (target ≥ 80)" if chains * parameters >= 10**7 else "")
             )
-
-
-def main(arguments: list[str]) -> int:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--check", action="store_true", help="no timings")
-    chosen = options.parse_args(arguments)
-    if not torch.cuda.is_available():
-        print("gpu_step: PyTorch finds no CUDA GPU here; nothing was run", file=sys.stderr)
-        return 2
-
-    device = torch.device("cuda", torch.cuda.current_device())
-    name, obstacle = torch.cuda.get_device_name(device), cuda_obstacle()
-    lines = [f"# python benchmarks/gpu_step.py; commit {commit()}"]
-    lines.append(f"# {name}; {package('torch')}, {package('triton')}; CUDA {torch.version.cuda}")
-    if obstacle is not None:
-        lines.append(f"# CUDA kernels of the extension left out: {obstacle}")
-    print(*lines, sep="\n")
-    backends = ["triton"] if obstacle is not None else ["cuda", "triton"]
-
-    def record(line: str) -> None:
-        lines.append(line)
-        print(line, flush=True)
-
-    for backend in backends:
-        record(f"{backend}: {check_noise(device, backend)}")
-        record(f"{backend}: {check_step(device, backend, SHAPES)}")
-        record(f"{backend}: {check_graph(device, backend)}")
-    if chosen.check:
-        return 0
-    for line in timings(device, backends):
-        record(line)
-    slug = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-    (ROOT / "benchmarks" / "results" / f"gpu_step_{slug}.txt").write_text("\n".join(lines) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -191,7 +191,7 @@ def test_recording_moves_nothing() -> None:
     metric = derived.metric.clone()
     captured = sampler.moves.captured
     assert captured is not None
-    captured._replay(state, 1)
+    captured.replay(state, 1)
     assert_same_state(state, before)
     assert torch.equal(derived.metric, metric)
 

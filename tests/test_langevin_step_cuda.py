@@ -26,6 +26,7 @@ from step_problem import (
     take_momenta,
     take_step,
 )
+from toy import Q, make_sampler, start_weights
 
 from thermosphere import _core
 from thermosphere.ops import backends, langevin_step_call, philox
@@ -38,6 +39,7 @@ from thermosphere.ops.langevin_step import (
 )
 from thermosphere.ops.langevin_step_ref import langevin_step_ref
 from thermosphere.ops.philox import Stream, normals
+from thermosphere.sampling.recorder import CallRecorder
 
 CALLS = ("normals_cuda", "metric_sums_cuda", "langevin_step_cuda", "langevin_momenta_cuda")
 STREAM = 77  # a handle that nothing follows
@@ -183,13 +185,20 @@ def test_the_checks_of_the_gpu_benchmark_pass_here(on_host: ModuleType) -> None:
     assert "the CPU's bits" in gpu_step.check_step(cpu, "cuda", SHAPES[:3])
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_the_gpu_benchmark_says_that_there_is_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpu_step.main([]) == 2
-    assert capsys.readouterr() == (
-        "",
-        "gpu_step: PyTorch finds no CUDA GPU here; nothing was run\n",
-    )
+def test_captured_moves_with_the_cuda_step(on_host: ModuleType) -> None:
+    """The sampler's recorded moves, adaptations among them: the bits of those on the CPU."""
+    options = {"adapt_every": 9, "reset_probability": 0.5}
+    ends = []
+    for recorder in (CallRecorder(backend="cuda"), None):
+        sampler = make_sampler(recorder=recorder, **options)
+        state = sampler.init(start_weights(3), norm2=Q)
+        before = on_host.launches()
+        ends.append((state, sampler.run(state, 30)))
+        if recorder is not None:
+            assert on_host.launches() - before > 2 * 30
+    for name, tensor in ends[0][0].tensors().items():
+        assert_same_bits(tensor, ends[1][0].tensors()[name], name)
+    assert_same_bits(ends[0][1], ends[1][1])
 
 
 def test_a_refused_launch_is_an_error(on_host: ModuleType) -> None:

@@ -66,8 +66,8 @@ class CapturedMoves:
         for the first chain that failed; the others have made all moves."""
         with on_device(state.weights.device):
             burst = [(MOVES, moves // MOVES), (1, moves % MOVES)]
-            replays = [(self._replay(state, size), times) for size, times in burst if times]
-            self._begin(state.step)
+            replays = [(self.replay(state, size), times) for size, times in burst if times]
+            self.begin(state.step)
             self.loss_sums.copy_(loss_sums)
             for replay, times in replays:
                 for _ in range(times):
@@ -78,7 +78,9 @@ class CapturedMoves:
                 self._refuse(state, failed)
         state.step += moves
 
-    def _replay(self, state: LangevinState, moves: int) -> Call:
+    def replay(self, state: LangevinState, moves: int) -> Call:
+        """`moves` moves as one call, recorded where they are not yet. The counter is left anywhere
+        and chains may stand still: :meth:`begin` sets them right."""
         if self._weights is not state.weights or self._momenta is not state.momenta:
             self._bind(state)
         if moves not in self._replays:
@@ -104,7 +106,8 @@ class CapturedMoves:
             return first
         return [*first, self._draw_end, self._differentiate, self._finish]
 
-    def _begin(self, step: int) -> None:
+    def begin(self, step: int) -> None:
+        """The next move is number `step`, and no chain has failed."""
         self.counter.moves.fill_(step)
         self.counter.failed_move.fill_(-1)
 
@@ -182,7 +185,7 @@ class CapturedMoves:
         """Raise for the chain that failed first, on its gradient there: it still stands there."""
         step = int(failed[failed >= 0].min())
         row = int((failed == step).nonzero()[0])
-        self._begin(step)
+        self.begin(step)
         self._draw()
         self._differentiate()
         raise unreachable(
