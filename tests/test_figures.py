@@ -15,7 +15,7 @@ from PIL import Image
 
 from thermosphere.analysis.embedding import EffectiveDimension
 from thermosphere.analysis.figures import png_bytes, save_png, split_block
-from thermosphere.analysis.figures_attention import attention_figure
+from thermosphere.analysis.figures_attention import attention_figure, attention_grid
 from thermosphere.analysis.figures_ladder import (
     Reference,
     error_figure,
@@ -104,6 +104,11 @@ def every_figure() -> dict[str, Figure]:
         "between": similarity_figure({"within": layers(2, 90), "between": layers(2, 90)}),
         "norms": norm_figure({"tf1": layers(1, 64)}, dimensions={"blocks.0.norm1.gain": dimension}),
         "attention": attention_figure(np.random.default_rng(2).random((12, 12)), contacts),
+        "maps": attention_grid(
+            [(f"T = {k}", np.random.default_rng(k).random((12, 12))) for k in range(5)],
+            contacts,
+            columns=4,
+        ),
         "training": training_figure(
             [TrainingCurve("run 1", steps, 1 / (1 + steps), 2 / (1 + steps), steps, stop=500)],
             norm2=600.0,

@@ -48,13 +48,15 @@ def attention_grid(
     if not maps:
         raise ValueError("attention_grid: maps must hold at least one, got none")
     rows = -(-len(maps) // columns)
-    figure = new_figure((WIDTH / columns + 0.25) * rows)
+    figure = new_figure(0.4 + (WIDTH / columns + 0.2) * rows)
     for position, (title, attention) in enumerate(maps):
         axes = figure.add_subplot(rows, columns, position + 1)
         _draw("attention_grid", axes, attention, contact_map, shift)
         axes.set_xticks(())
         axes.set_yticks(())
-        axes.set_title(title, loc="left", fontsize=9)
+        axes.set_title(title, loc="left", fontsize=10)
+    figure.supxlabel("residue (above: attention, below: contacts)", fontsize=12)
+    figure.supylabel("residue", fontsize=12)
     return figure
 
 

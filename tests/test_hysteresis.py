@@ -1,0 +1,34 @@
+"""Heating against cooling."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from thermosphere.analysis.hysteresis import hysteresis
+
+
+def table(temperature: list[float], loss: list[float], error: list[float]) -> xr.Dataset:
+    return xr.Dataset(
+        {
+            "train_loss": ("temperature", np.array(loss)),
+            "train_loss_error": ("temperature", np.array(error)),
+        },
+        coords={"temperature": np.array(temperature)},
+    )
+
+
+def test_only_shared_temperatures_are_compared_and_only_in_standard_errors() -> None:
+    heating = table([1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 2.0, 3.0], [0.3, 0.03, 0.3, np.nan])
+    cooling = table([2.0, 3.0, 4.0, 5.0], [1.5, 2.5, 3.0, 9.0], [0.04, 0.4, 0.1, 0.1])
+    found = hysteresis(heating, cooling)
+    assert found["temperature"].values.tolist() == [2.0, 3.0, 4.0]
+    assert np.allclose(found["difference"].values, [0.5, 0.5, 0.0])
+    assert np.allclose(found["difference_error"].values[:2], [0.05, 0.5])
+    assert np.allclose(found["z"].values, [10.0, 1.0, 0.0])
+    assert found["agree"].values.tolist() == [False, True, True]
+
+
+def test_an_unknown_error_agrees_with_nothing() -> None:
+    heating, cooling = table([1.0], [0.0], [np.nan]), table([1.0], [0.1], [0.1])
+    assert not hysteresis(heating, cooling)["agree"].values.any()
