@@ -15,7 +15,7 @@ from thermosphere.sampling.langevin import Langevin
 from thermosphere.sampling.masses import floored_variance, median_variance
 from thermosphere.sampling.noise import estimate_noise
 from thermosphere.sampling.state import LangevinState
-from thermosphere.sampling.stiffness import largest_curvature
+from thermosphere.sampling.stiffness import largest_curvature, mean_curvature
 
 
 class Nonlinear:
@@ -61,6 +61,23 @@ def test_the_largest_curvature_is_that_of_the_hessian() -> None:
     torch.testing.assert_close(alone, found[1:2], rtol=1e-4, atol=0)
     one = curvature(potential, weights, masses, iterations=1)  # a Rayleigh quotient: from below
     assert bool((one < 0.9 * found).all())
+
+
+def test_the_mean_curvature_is_the_trace_over_n() -> None:
+    potential = Nonlinear()
+    weights = torch.randn(2, potential.parameters, generator=torch.Generator().manual_seed(0)) * 0.3
+    masses = torch.linspace(0.5, 4.0, potential.parameters).expand(2, -1)
+    for w, m, found in zip(
+        weights,
+        masses,
+        mean_curvature(potential, weights, masses, seed=3, chain_ids=torch.arange(2), probes=400),
+        strict=True,
+    ):
+        root = m.double().rsqrt()
+        hessian = root[:, None] * potential.hessian(w) * root
+        size = len(w)
+        spread = float((2 * hessian.square().sum() / 400).sqrt()) / size
+        assert abs(float(found - hessian.trace() / size)) < 5 * spread
 
 
 def test_more_iterations_than_directions_are_not_made() -> None:

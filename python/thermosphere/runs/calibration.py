@@ -30,6 +30,7 @@ from thermosphere.sampling.langevin import Langevin
 from thermosphere.sampling.masses import floored_variance
 from thermosphere.sampling.noise import estimate_noise
 from thermosphere.sampling.options import LangevinOptions
+from thermosphere.sampling.stiffness import largest_curvature, mean_curvature
 
 SETTLED = "thermosphere settled weights"
 ALLOWED = 0.01  # bias, as a share of ⟨U⟩ - U_min
@@ -93,8 +94,14 @@ class Calibration:
 
     temperature: float
     excess: float  # ⟨U⟩ - U_min
+    softness: float  # mean ω² over the largest, at the common start
     rows: tuple[Row, ...]
     chosen: Trial
+
+    def step_bias(self, stiffness: float) -> float:
+        """How much too high a full-batch step leaves ⟨U⟩ - U_min, as a share of it, to first order:
+        the mean of ω² dt²/4 over the modes."""
+        return 0.25 * stiffness**2 * self.softness
 
     def row(self, name: str) -> Row:
         return next(row for row in self.rows if row.trial.name == name)
@@ -170,11 +177,15 @@ def calibrate(
             if on_turn is not None:
                 on_turn(run.trial.about, sum(min(r.spent, seconds) for r in runs))
             run.turn(min(turn, seconds))
-    return judge(temperature, lowest, [(run.trial, run.series()) for run in runs])
+    softness = _softness(potential, start[:1], masses[:1], seed)
+    return judge(temperature, lowest, [(run.trial, run.series()) for run in runs], softness)
 
 
 def judge(
-    temperature: float, lowest: float, results: Sequence[tuple[Trial, Series]]
+    temperature: float,
+    lowest: float,
+    results: Sequence[tuple[Trial, Series]],
+    softness: float = math.nan,
 ) -> Calibration:
     """The table of trials that have run, and the choice among them.
 
@@ -211,7 +222,7 @@ def judge(
         draws = row.effective_draws_a_second
         return row.decorrelation_seconds / draws if draws > 0 else math.inf
 
-    return Calibration(temperature, excess, tuple(rows), min(candidates, key=cost).trial)
+    return Calibration(temperature, excess, softness, tuple(rows), min(candidates, key=cost).trial)
 
 
 def decorrelation(series: Series) -> tuple[float, bool]:
@@ -331,10 +342,26 @@ def calibration_text(calibration: Calibration, name: str) -> str:
             + ("" if math.isnan(share) else f"{share:9.2%}{share_error:7.2%}")
             + (f"  {row.series.failure}" if row.series.failure else "")
         )
+    if math.isfinite(calibration.softness):
+        stiffness = FULL_BATCH.stiffness
+        lines.append(
+            f"mean curvature {calibration.softness:.2e} of the largest: a full-batch step at "
+            f"ω dt = {stiffness:g} leaves <U> - U_min too high by "
+            f"{calibration.step_bias(stiffness):.2%}"
+        )
     lines.append(
         f"chosen: {calibration.chosen.about}; > is extrapolated; gain: against the published"
     )
     return "\n".join(lines)
+
+
+def _softness(
+    potential: MaskedLanguagePotential, weights: torch.Tensor, masses: torch.Tensor, seed: int
+) -> float:
+    same = torch.zeros(1, dtype=torch.int64)
+    mean = mean_curvature(potential, weights, masses, seed=seed, chain_ids=same)
+    largest = largest_curvature(potential, weights, masses, seed=seed, step=0, chain_ids=same)
+    return float(mean / largest)
 
 
 def _eligible(row: Row, excess: float) -> bool:

@@ -2,11 +2,13 @@
 
 In x = sqrt(M) w the leapfrog step is stable while ω dt < 2, ω² the largest eigenvalue of the
 Hessian M^-1/2 (∂²U/∂w²) M^-1/2, and a harmonic mode of frequency ω is then sampled at the
-temperature T / (1 - ω² dt²/4). Few modes are stiff: of tf1-small's 8,107 the largest ω² is some
-700 to 1,000 times the mean, so that at ω dt = 1 the mean mode is hotter by less than 5e-4.
+temperature T / (1 - ω² dt²/4). Few modes of a network are stiff: ``mean_curvature`` beside
+``largest_curvature`` says by how much the mean mode, and with it ⟨U⟩, is hotter.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 
@@ -41,19 +43,8 @@ def largest_curvature(
     (seed, step, chain). The sphere is not looked at: one direction of N does not change the
     largest.
     """
-    root = masses.double().sqrt()
-    length = DIFFERENCE * weights.double().norm(dim=1, keepdim=True)
     iterations = min(iterations, weights.shape[1])
-
-    def product(x: torch.Tensor) -> torch.Tensor:  # (C, N) float64, unit rows
-        direction = x / root
-        norm = direction.norm(dim=1, keepdim=True).clamp(min=SMALLEST)
-        shift = direction * (length / norm)
-        _, ahead = potential((weights + shift).to(weights.dtype), None)
-        ahead = ahead.double()  # a copy: a potential may give the same buffer again
-        _, behind = potential((weights - shift).to(weights.dtype), None)
-        return (ahead - behind.double()) * (norm / (2 * length)) / root
-
+    product = _hessian_product(potential, weights, masses)
     vectors = [_unit(_start(seed, step, chain_ids, weights.shape[1], weights.device))]
     diagonal, beside = [], []
     for iteration in range(iterations):
@@ -76,6 +67,44 @@ def largest_curvature(
             tridiagonal + torch.diag_embed(off, offset=1) + torch.diag_embed(off, offset=-1)
         )
     return torch.linalg.eigvalsh(tridiagonal)[:, -1]
+
+
+def mean_curvature(
+    potential: Gradient,
+    weights: torch.Tensor,  # (C, N) float32
+    masses: torch.Tensor,  # (C, N)
+    *,
+    seed: int,
+    chain_ids: torch.Tensor,
+    probes: int = 8,
+) -> torch.Tensor:
+    """Mean eigenvalue of M^-1/2 (∂²U/∂w²) M^-1/2 of each chain, (C,) float64: its trace over N from
+    Gaussian probes (Hutchinson), to about sqrt(2 Σ λ² / probes) / N."""
+    product = _hessian_product(potential, weights, masses)
+    total = torch.zeros(len(weights), dtype=torch.float64, device=weights.device)
+    for probe in range(probes):
+        x = _start(seed, probe, chain_ids, weights.shape[1], weights.device)
+        total += (x * product(x)).sum(1) / weights.shape[1]
+    return total / probes
+
+
+def _hessian_product(
+    potential: Gradient, weights: torch.Tensor, masses: torch.Tensor
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """x -> M^-1/2 (∂²U/∂w²) M^-1/2 x, (C, N) float64 both."""
+    root = masses.double().sqrt()
+    length = DIFFERENCE * weights.double().norm(dim=1, keepdim=True)
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        direction = x / root
+        norm = direction.norm(dim=1, keepdim=True).clamp(min=SMALLEST)
+        shift = direction * (length / norm)
+        _, ahead = potential((weights + shift).to(weights.dtype), None)
+        ahead = ahead.double()  # a copy: a potential may give the same buffer again
+        _, behind = potential((weights - shift).to(weights.dtype), None)
+        return (ahead - behind.double()) * (norm / (2 * length)) / root
+
+    return product
 
 
 def _start(
