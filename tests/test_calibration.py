@@ -21,7 +21,7 @@ from thermosphere.runs.calibration import (
     decorrelation,
     judge,
     read_settings,
-    save_calibration,
+    save_calibrations,
 )
 from thermosphere.runs.trials import Series, Trial, TrialRun
 from thermosphere.sampling.options import LangevinOptions
@@ -97,11 +97,11 @@ def test_settings_are_written_and_read(tmp_path: Path) -> None:
     found = judge(
         1e-4, 1.5, [(PUBLISHED, series(tau=1e6)), (FULL, series()), (HMC, series(seed=1))]
     )
-    save_calibration(found, tmp_path, "tf1")
+    save_calibrations([found, found], found, tmp_path, "tf1")
     assert read_settings(tmp_path / "calibration.toml") == found.settings()
     lines = (tmp_path / "calibration.csv").read_text().splitlines()
-    assert len(lines) == 4
-    assert lines[0].startswith("trial,milliseconds a move,moves,seconds,<U>")
+    assert len(lines) == 1 + 2 * 3
+    assert lines[0].startswith("temperature,trial,milliseconds a move,moves,seconds,<U>")
     text = calibration_text(found, "tf1")
     assert "chosen: full batch" in text
     assert "nan%" not in text

@@ -246,22 +246,27 @@ def decorrelation(series: Series) -> tuple[float, bool]:
     return float(moves[first] + share * (moves[first + 1] - moves[first])), False
 
 
-def save_calibration(calibration: Calibration, directory: Path, name: str) -> None:
-    """DIR/calibration.csv with every trial, DIR/calibration.toml with what was chosen."""
+def save_calibrations(
+    calibrations: Sequence[Calibration], decides: Calibration, directory: Path, name: str
+) -> None:
+    """DIR/calibration.csv with every trial at every temperature, DIR/calibration.toml with what was
+    chosen at the one that decides."""
     table = directory / "calibration.csv"
     building = table.with_name(table.name + ".new")
     with building.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["trial", *COLUMNS, "failure"])
-        for row in calibration.rows:
-            numbers = [f"{value:.6g}" for value in _numbers(calibration, row)]
-            writer.writerow([row.trial.about, *numbers, row.series.failure])
+        writer.writerow(["temperature", "trial", *COLUMNS, "failure"])
+        for calibration in calibrations:
+            for row in calibration.rows:
+                numbers = [f"{value:.6g}" for value in _numbers(calibration, row)]
+                about = [f"{calibration.temperature:.6g}", row.trial.about]
+                writer.writerow([*about, *numbers, row.series.failure])
     os.replace(building, table)
     chosen = {
         "model": name,
-        "temperature": calibration.temperature,
-        "chosen": calibration.chosen.about,
-        "sampling": calibration.settings(),
+        "temperature": decides.temperature,
+        "chosen": decides.chosen.about,
+        "sampling": decides.settings(),
     }
     settings = directory / "calibration.toml"
     building = settings.with_name(settings.name + ".new")
@@ -270,7 +275,7 @@ def save_calibration(calibration: Calibration, directory: Path, name: str) -> No
 
 
 def read_settings(path: Path) -> dict[str, float | int | str]:
-    """Keys of [sampling] that `save_calibration` wrote. ValueError where it is not such a file."""
+    """Keys of [sampling] that `save_calibrations` wrote. ValueError where it is not such a file."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))["sampling"]
     except (tomllib.TOMLDecodeError, KeyError, UnicodeDecodeError) as error:

@@ -166,6 +166,9 @@ class Pilot(Section, frozen=True):
     shares: Annotated[list[Positive], Meta(min_length=1)] = msgspec.field(
         default_factory=lambda: list(SHARES)  # of T*
     )
+    calibrate_at: Annotated[list[Positive], Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: [1.0]  # of T*; the one nearest 1 decides
+    )
     settling: Count = 1_000  # moves from ES weights to where all trials start
     trial_seconds: Annotated[float, Meta(ge=0)] = 40.0  # of each trial
 
@@ -325,6 +328,7 @@ def _check(config: Config, where: str) -> None:
         for key, rising in (
             ("sampling.temperatures", model.sampling.temperatures),
             ("pilot.shares", model.pilot.shares),
+            ("pilot.calibrate_at", model.pilot.calibrate_at),
         ):
             if rising != "auto" and sorted(set(rising)) != rising:
                 raise ValueError(f"{where}: models.{name}.{key}: expected rising, got {rising}")

@@ -43,10 +43,11 @@ from thermosphere.proteins.tempering_result import TemperingResult
 from thermosphere.runs.calibration import (
     FULL_BATCH,
     TRIALS,
+    Calibration,
     calibrate,
     calibration_text,
     read_settings,
-    save_calibration,
+    save_calibrations,
 )
 from thermosphere.runs.config import (
     Config,
@@ -289,10 +290,10 @@ class Run:
             self._say(f"ladder {name}: T* = {found.peak:.4g} → {output}")
 
     def calibrate(self) -> None:
-        """ES weights → gradients and friction that mix fastest at T*, for every model with
+        """ES weights → gradients and friction that mix fastest near T*, for every model with
         sampling.calibrated.
 
-        Where the temperatures are given, at the middle one. What earlier calls measured is kept,
+        Where the temperatures are given, T* is the middle one. What earlier calls measured is kept,
         and longer pilot.trial_seconds add to it.
         """
         for name, settings in self.config.models.items():
@@ -302,35 +303,57 @@ class Run:
             self._done(directory / "calibration.toml", "calibrate")
             potential, references = self._potential(name, settings)
             if settings.sampling.temperatures == "auto":
-                temperature = Ladder.load(self._needs(f"{name}/ladder.csv", "ladder")).peak
+                unit = Ladder.load(self._needs(f"{name}/ladder.csv", "ladder")).peak
             else:
-                ladder = settings.sampling.temperatures
-                temperature = ladder[len(ladder) // 2]
+                given = settings.sampling.temperatures
+                unit = given[len(given) // 2]
+            shares = settings.pilot.calibrate_at
             with tqdm(
-                total=len(TRIALS) * settings.pilot.trial_seconds,
+                total=len(shares) * len(TRIALS) * settings.pilot.trial_seconds,
                 desc=f"calibrating {name}",
                 bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s{postfix}",
                 disable=not self.progress,
             ) as bar:
+                found = [
+                    self._calibration(name, settings, potential, references, share, unit, at, bar)
+                    for at, share in enumerate(shares)
+                ]
+            decides = found[int(np.argmin(np.abs(np.log(shares))))]
+            save_calibrations(found, decides, directory, name)
+            for one in found:
+                print(calibration_text(one, name), flush=True)
 
-                def on_turn(about: str, seconds: float, bar: tqdm = bar) -> None:
-                    bar.set_postfix_str(about, refresh=False)
-                    bar.update(seconds - bar.n)
+    def _calibration(
+        self,
+        name: str,
+        settings: ModelRun,
+        potential: MaskedLanguagePotential,
+        references: References,
+        share: float,
+        unit: float,
+        at: int,
+        bar: tqdm,
+    ) -> Calibration:
+        """All trials at ``share`` of the temperature ``unit``, the at-th of them."""
+        pilot = settings.pilot
+        before = at * len(TRIALS) * pilot.trial_seconds
 
-                found = calibrate(
-                    directory / "calibration",
-                    potential,
-                    self._pilot_start(references, settings),
-                    float(references.norm2),
-                    temperature,
-                    float(references.over_trained_losses[:, 0].min()),
-                    settling=settings.pilot.settling,
-                    seconds=settings.pilot.trial_seconds,
-                    seed=stage_seed(self.config.seed, f"calibrate {name}"),
-                    on_turn=on_turn,
-                )
-            save_calibration(found, directory, name)
-            print(calibration_text(found, name), flush=True)
+        def on_turn(about: str, seconds: float) -> None:
+            bar.set_postfix_str(about, refresh=False)
+            bar.update(before + seconds - bar.n)
+
+        return calibrate(
+            self.directory / name / "calibration" / f"{share:g}",
+            potential,
+            self._pilot_start(references, settings),
+            float(references.norm2),
+            share * unit,
+            float(references.over_trained_losses[:, 0].min()),
+            settling=pilot.settling,
+            seconds=pilot.trial_seconds,
+            seed=stage_seed(self.config.seed, f"calibrate {name}"),
+            on_turn=on_turn,
+        )
 
     def sample(self) -> None:
         """ES weights → samples.zarr of every model."""
