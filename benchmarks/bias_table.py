@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 import math
 import shlex
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,12 @@ from record import commit, machine
 
 from thermosphere.analysis import convergence
 from thermosphere.analysis.bias import Average, at_zero_share, average, bias
+from thermosphere.analysis.ensemble import (
+    JUDGED,
+    ensemble_distance,
+    independent,
+    kinetic_distances,
+)
 from thermosphere.analysis.noise_directions import noise_directions
 from thermosphere.archive import read_archive, write_archive
 from thermosphere.models.named import NAMES, named_model
@@ -48,7 +52,6 @@ STEPS = 20  # leapfrog steps a trajectory
 WARM_UP = 25  # trajectories
 BURN_IN = 0.25
 SMALL = 3e-2  # T_ratios up to which the bias is taken as linear
-JUDGED = 30  # independent draws below which no ensemble is judged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,47 +266,14 @@ def print_table(problem: Problem, cases: list[Progress]) -> None:
             )
 
 
-def independent(values: np.ndarray) -> np.ndarray:
-    """Of values (chains, draws) after burn-in, every so many draws that they count as
-    independent."""
-    kept = values[:, int(BURN_IN * values.shape[1]) :]
-    stride = math.ceil(kept.size / convergence.effective_sample_size(kept))
-    return kept[:, ::stride].ravel()
-
-
 def print_ensemble(problem: Problem, cases: list[Progress]) -> None:
     """What physical_validation says of kinetic energies and of neighbouring temperatures, in
     standard errors."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            logging.disable()  # pymbar greets
-            import physical_validation as judge
-            from physical_validation import data
-            from physical_validation.util.error import InputError
-    except ImportError:
-        print("\nphysical_validation is not installed: no judgement of the ensemble")
-        return
     parameters = problem.potential.parameters
-    atoms = -(-parameters // 3)
 
-    def simulation(progress: Progress, k: int, values: np.ndarray, *, kinetic: bool) -> Any:
-        draws = independent(progress.at(values, k))
-        scale = (parameters - 1) / 2 if kinetic else 1.0
-        name = "kinetic_energy" if kinetic else "potential_energy"
-        return data.SimulationData(
-            units=data.UnitData(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
-            system=data.SystemData(
-                natoms=atoms,
-                nconstraints=1,  # the sphere
-                ndof_reduction_tra=3 * atoms - parameters,
-                ndof_reduction_rot=0,
-            ),
-            ensemble=data.EnsembleData(
-                "NVT", natoms=atoms, volume=1.0, temperature=problem.temperatures[k]
-            ),
-            observables=data.ObservableData(**{name: scale * draws}),
-        )
+    def draws(progress: Progress, values: np.ndarray, k: int) -> np.ndarray:
+        own = progress.at(values, k)
+        return independent(own[:, int(BURN_IN * own.shape[1]) :])
 
     print("\nphysical_validation, distances in standard errors")
     for progress in cases:
@@ -312,23 +282,26 @@ def print_ensemble(problem: Problem, cases: list[Progress]) -> None:
             print(f"{progress.case!s:24} fewer than {JUDGED} independent draws")
             continue
         words = []
-        for k, temperature in enumerate(problem.temperatures):
-            mean, width = judge.kinetic_energy.distribution(
-                simulation(progress, k, progress.kinetic, kinetic=True),
-                strict=False,
-                verbosity=0,
-                bootstrap_seed=1,
-                data_is_uncorrelated=True,
-            )
-            words.append(f"T = {temperature:g}: kinetic mean {mean:.1f}, width {width:.1f}")
-        for k in range(len(problem.temperatures) - 1):
-            pair = [simulation(progress, j, progress.losses, kinetic=False) for j in (k, k + 1)]
-            try:
-                (distance,) = judge.ensemble.check(*pair, verbosity=0, data_is_uncorrelated=True)
-            except InputError:
-                words.append("no overlap of U at neighbouring temperatures")
-            else:
-                words.append(f"slope of ln P(U|T2)/P(U|T1): {abs(distance):.1f}")
+        try:
+            for k, temperature in enumerate(problem.temperatures):
+                found = kinetic_distances(
+                    draws(progress, progress.kinetic, k), temperature, parameters
+                )
+                words.append(
+                    f"T = {temperature:g}: kinetic mean {found.mean:.1f}, width {found.width:.1f}"
+                )
+            for k in range(len(problem.temperatures) - 1):
+                cold, hot = (draws(progress, progress.losses, j) for j in (k, k + 1))
+                pair = (problem.temperatures[k], problem.temperatures[k + 1])
+                distance = ensemble_distance(cold, hot, pair, parameters)
+                words.append(
+                    "no overlap of U at neighbouring temperatures"
+                    if math.isnan(distance)
+                    else f"slope of ln P(U|T2)/P(U|T1): {distance:.1f}"
+                )
+        except ImportError as missing:
+            print(missing)
+            return
         print(f"{progress.case!s:24} {'; '.join(words)}")
 
 

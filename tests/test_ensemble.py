@@ -18,6 +18,7 @@ import torch
 from toy import NoisyQuadratic, Q, start_weights
 
 from thermosphere import HybridMonteCarlo, Langevin
+from thermosphere.analysis import ensemble
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -165,3 +166,34 @@ def test_mini_batch_noise_that_is_not_accounted_for_is_found() -> None:
     pair = simulation(cold, COLD), simulation(hot, HOT)
     assert kinetic_distances(pair[0]).max() > 8
     assert kinetic_p_value(pair[0]) < 1e-8
+
+
+def test_judgements_of_a_run_find_what_is_wrong() -> None:
+    """analysis.ensemble on made-up draws: Gaussians of equal variance σ² whose means differ by
+    σ² (1/T1 - 1/T2) are two temperatures of one density of states."""
+    random = np.random.default_rng(3)
+    parameters, cold, hot, sigma = 3001, 0.01, 0.0105, 0.3
+    right = cold * random.chisquare(parameters - 1, 400) / (parameters - 1)
+    found = ensemble.kinetic_distances(right, cold, parameters)
+    assert abs(found.mean) < LIMIT
+    assert abs(found.width) < LIMIT
+    assert abs(ensemble.kinetic_distances(1.02 * right, cold, parameters).mean) > LIMIT
+    narrow = cold + 0.3 * (right - cold)
+    assert abs(ensemble.kinetic_distances(narrow, cold, parameters).width) > LIMIT
+
+    step = sigma**2 * (1 / cold - 1 / hot)
+    low, high = (sigma * random.standard_normal(2000) + mean for mean in (0.0, step))
+    pair = (cold, hot)
+    assert ensemble.ensemble_distance(low, high, pair, parameters) < LIMIT
+    assert ensemble.ensemble_distance(low, high + 0.3 * step, pair, parameters) > LIMIT
+    assert np.isnan(ensemble.ensemble_distance(low, high + 100 * sigma, pair, parameters))
+
+
+def test_draws_are_thinned_to_independent_ones() -> None:
+    random = np.random.default_rng(0)
+    walk = np.zeros((2, 4000))
+    noise = random.standard_normal(walk.shape)
+    for k in range(1, walk.shape[1]):
+        walk[:, k] = 0.9 * walk[:, k - 1] + noise[:, k]
+    kept = ensemble.independent(walk)
+    assert 2 * 4000 / 40 < len(kept) < 2 * 4000 / 10  # one in 19

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from thermosphere import __version__
 from thermosphere.analysis.figures import save_png
 from thermosphere.runs import (
+    products_ensemble,
     products_ladder,
     products_pilots,
     products_training,
@@ -43,6 +44,7 @@ PRODUCTS: tuple[Callable[[StudiedRun], Product | None], ...] = (
     products_training.models,
     products_training.trained_weights,
     products_training.norm_in_training,
+    products_ensemble.ensemble,
     products_pilots.ladders,
     products_pilots.efficiency,
 )

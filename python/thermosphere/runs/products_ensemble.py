@@ -1,0 +1,97 @@
+"""Whether the samples have the laws of their temperatures: kinetic energies, and potential energies
+at neighbouring temperatures."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from thermosphere.analysis.convergence import MINIMUM_DRAWS
+from thermosphere.analysis.ensemble import (
+    JUDGED,
+    ensemble_distance,
+    independent,
+    kinetic_distances,
+)
+from thermosphere.analysis.thermodynamics import kept_draws
+from thermosphere.runs.product import Cell, Data, Product
+from thermosphere.runs.report import Table
+from thermosphere.runs.report_tables import format_temperature
+from thermosphere.runs.studied_run import StudiedRun
+from thermosphere.runs.study import ModelStudy
+
+FAR = 4.0  # standard errors
+
+
+def ensemble(run: StudiedRun) -> Product | None:
+    """What physical_validation says of every equilibrated temperature; None where it is not
+    installed."""
+    rows: list[list[Cell]] = []
+    try:
+        for study in run.studies.values():
+            rows += _judged(study, run)
+    except ImportError:
+        return None
+    columns = ["model", "T", "draws", "kinetic mean", "kinetic width", "next T", "slope"]
+    shown = [[str(row[0]), format_temperature(float(row[1])), *map(_text, row[2:])] for row in rows]
+    distances = [float(x) for row in rows for x in (row[3], row[4], row[6]) if x != ""]
+    known = [x for x in distances if math.isfinite(x)]
+    far = sum(abs(x) > FAR for x in known)
+    return Product(
+        "ensemble",
+        "The law of the samples",
+        "",
+        text=[
+            "physical_validation on temperatures that equilibrated and have "
+            f"{JUDGED} independent draws or more. Distances in standard errors: of mean and width "
+            "of the kinetic energy from the Maxwell-Boltzmann law, and of the slope of "
+            "ln P(U|T')/P(U|T) to the next temperature from 1/T − 1/T' (– where the two do not "
+            "overlap).",
+            f"{len(known)} distances, {far} of them above {FAR:g}."
+            if known
+            else "No temperature has enough independent draws to be judged.",
+        ],
+        tables=[Table(columns, shown)] if shown else [],
+        data=[Data("ensemble", columns, rows)],
+    )
+
+
+def _judged(study: ModelStudy, run: StudiedRun) -> list[list[Cell]]:
+    table, parameters = study.table, study.samples.sizes["parameter"]
+    usable = [
+        float(t)
+        for t, good in zip(table["temperature"].values, table["equilibrated"].values, strict=True)
+        if good
+    ]
+    losses = {t: _draws(study, run, t, "train_loss") for t in usable}
+    rows: list[list[Cell]] = []
+    for at, temperature in enumerate(usable):
+        draws = losses[temperature]
+        if len(draws) < JUDGED:
+            continue
+        kinetic = _draws(study, run, temperature, "kinetic_temperature")
+        found = kinetic_distances(kinetic, temperature, parameters)
+        row: list[Cell] = [study.name, temperature, len(draws), found.mean, found.width, "", ""]
+        if at + 1 < len(usable) and len(losses[usable[at + 1]]) >= JUDGED:
+            hot = usable[at + 1]
+            row[5] = hot
+            row[6] = ensemble_distance(draws, losses[hot], (temperature, hot), parameters)
+        rows.append(row)
+    return rows
+
+
+def _draws(study: ModelStudy, run: StudiedRun, temperature: float, name: str) -> np.ndarray:
+    kept = kept_draws(study.samples, temperature, burn_in=run.config.analysis.burn_in)
+    values = study.samples[name].values[np.ix_(kept.chains, kept.draws)].astype(np.float64)
+    if values.shape[1] < MINIMUM_DRAWS:
+        return np.zeros(0)
+    return independent(values)
+
+
+def _text(value: Cell) -> str:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return "–"
+        return f"{value:.1f}" if value > 1e-2 else format_temperature(value)
+    return str(value)
