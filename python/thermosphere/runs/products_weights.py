@@ -76,16 +76,26 @@ def similarity(run: StudiedRun) -> Product:
 
 def norms(run: StudiedRun) -> Product:
     """Fig. 5: gains and biases, the two-component fit, the effective embedding dimension."""
-    pictures = [
-        Picture(
-            f"fig5_{study.name}",
-            norm_figure(study.norms, dimensions=study.dimensions["samples"]),
-            f"Fig. 5, {study.name}. Elements of the gains and biases; samples at "
+    pictures = []
+    for study in run.studies.values():
+        last = {vector.removesuffix("gain") for vector in last_gains(study.dimensions["samples"])}
+        shown = {
+            label: {
+                vector: values
+                for vector, values in vectors.items()
+                if vector.removesuffix("gain").removesuffix("bias") in last
+            }
+            for label, vectors in study.norms.items()
+        }
+        block = f" of block {study.blocks}" if study.blocks > 1 else ""
+        caption = (
+            f"Fig. 5, {study.name}. Elements of the gains and biases{block}; samples at "
             f"{in_units_of_peak(study, study.typical)}. Dotted: the cut between elements at zero "
-            "and away from it, where there are two groups.",
+            "and away from it, where there are two groups."
         )
-        for study in run.studies.values()
-    ]
+        cuts = {v: one for v, one in study.dimensions["samples"].items() if v in shown["samples"]}
+        figure = norm_figure(shown, dimensions=cuts)
+        pictures.append(Picture(f"fig5_{study.name}", figure, caption))
     rows = [
         [study.name, vector, str(one.size)]
         + [dimension_cell(study.dimensions[kind][vector]) for kind in study.dimensions]
