@@ -24,7 +24,7 @@ from thermosphere.runs.studied_run import StudiedRun
 from thermosphere.runs.study import ModelStudy
 
 Array = npt.NDArray[np.float64]
-BINS = 50  # of the similarities in the CSV, on [−1, 1]
+BINS = 100  # of the similarities, on [−1, 1]
 COLUMNS = 4  # maps beside each other
 MOST_MAPS = 12  # temperatures in Fig. E2
 
@@ -51,7 +51,7 @@ def similarity(run: StudiedRun) -> Product:
             name: {split_block(layer)[0]: values for layer, values in pairs.items()}
             for name, pairs in first.items()
         }
-        pictures.append(Picture("fig4", similarity_figure(first), caption))
+        pictures.append(Picture("fig4", similarity_figure(first, bins=BINS), caption))
         tables.append(similarity_table(kinds))
     for study in run.studies.values():
         if study.similarity:
@@ -60,7 +60,9 @@ def similarity(run: StudiedRun) -> Product:
             what = "of different chains, by block" if several else "of samples, of ES and of OT"
             caption = f"Fig. E5, {study.name}. Similarity of every layer, two weight vectors {what}"
             caption += f", at {in_units_of_peak(study, study.typical)}."
-            pictures.append(Picture(f"figE5_{study.name}", similarity_figure(shown), caption))
+            pictures.append(
+                Picture(f"figE5_{study.name}", similarity_figure(shown, bins=BINS), caption)
+            )
     return Product(
         SIMILARITY,
         "Figs. 4 and E5: similarity of sampled weights",
