@@ -21,12 +21,11 @@ from thermosphere.models.transformer import Transformer
 from thermosphere.proteins.alphabet import ALPHABET
 from thermosphere.proteins.dataset import DataSet
 from thermosphere.proteins.structure import ContactMap
-from thermosphere.runs import products_ladder, products_weights, publish
+from thermosphere.runs import products_ladder, products_weights, provenance, publish
 from thermosphere.runs.config import load_config
 from thermosphere.runs.embedding_dimension import Retraining, saved_retraining
 from thermosphere.runs.paper_claims import findings
 from thermosphere.runs.product import Data
-from thermosphere.runs.provenance import stage_times
 from thermosphere.runs.studied_run import StudiedRun
 from thermosphere.training import EarlyStopped
 
@@ -300,7 +299,7 @@ def test_without_a_contact_map_attention_is_left_out(finished: Path) -> None:
 
 
 def test_parts_of_a_stage_are_added_up(tmp_path: Path) -> None:
-    assert stage_times(tmp_path) == []
+    assert provenance.stage_times(tmp_path) == []
     path = tmp_path / "provenance.csv"
     head = "stage,started,seconds,version,commit,machine\n"
     path.write_text(
@@ -309,12 +308,17 @@ def test_parts_of_a_stage_are_added_up(tmp_path: Path) -> None:
         "train,2026-01-02T00:00:00Z,0.2,0.1,xyz,there\n"  # kept with --resume
         "sample,2026-01-02T00:00:00Z,30.0,0.1,,there\n"
     )
-    train, sample = stage_times(tmp_path)
+    train, sample = provenance.stage_times(tmp_path)
     assert (train.stage, train.seconds, train.commits) == ("train", 50.0, ("abc",))
     assert (sample.seconds, sample.machines) == (pytest.approx(30.4), ("here", "there"))
     path.write_text(f"{head}train,now,long,0.1,abc,here\n")
     with pytest.raises(ValueError, match="line 2: expected stage, started, seconds"):
-        stage_times(tmp_path)
+        provenance.stage_times(tmp_path)
+
+
+def test_without_git_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert provenance.commit() == ""
 
 
 def test_data_have_six_digits_and_no_nan() -> None:

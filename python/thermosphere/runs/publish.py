@@ -157,9 +157,11 @@ def _chapter(product: Product, verdicts: Sequence[Finding]) -> str:
     parts = [f"## {_escaped(product.title)}"]
     if product.reported:
         parts.append(f"*Reported:* {_escaped(product.reported)}")
-    bullet = "- " if len(product.text) > 1 else ""
-    if product.text:
-        parts.append("\n".join(f"{bullet}{_escaped(sentence)}" for sentence in product.text))
+    sentences = [_escaped(sentence) for sentence in product.text]
+    if verdicts:  # which are a list themselves
+        parts += sentences
+    elif sentences:
+        parts.append("\n".join(f"- {sentence}" for sentence in sentences))
     if verdicts:
         parts.append("\n".join(_listed(verdicts)))
     for table in product.tables:
