@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,11 @@ from thermosphere.models.transformer import Transformer
 from thermosphere.proteins.alphabet import ALPHABET
 from thermosphere.proteins.dataset import DataSet
 from thermosphere.proteins.structure import ContactMap
-from thermosphere.runs import publish
+from thermosphere.runs import products_ladder, products_weights, provenance, publish
 from thermosphere.runs.config import load_config
 from thermosphere.runs.embedding_dimension import Retraining, saved_retraining
+from thermosphere.runs.paper_claims import findings
 from thermosphere.runs.product import Data
-from thermosphere.runs.provenance import stage_times
 from thermosphere.runs.studied_run import StudiedRun
 from thermosphere.training import EarlyStopped
 
@@ -108,8 +109,9 @@ def test_the_page_says_how_it_was_made_and_what_it_is_worth(published: Path) -> 
     # A smoke run proves nothing, and must not seem to.
     assert re.search(r"Of \d+ claims 0 agree, 0 disagree and (\d+) are undecided", page)
     assert "**agrees**" not in page
+    assert "**No temperature of tf1-small, ff equilibrated: what is shown of them is a run" in page
     assert "2 of 2 temperatures are not equilibrated" in page
-    assert "heating against cooling was not run" in page
+    assert "Heating against cooling was not run" in page
     outside = re.sub(r"<img [^>]*>|<!-- .*? -->", "", page)
     assert "<" not in outside  # all else is text
 
@@ -161,7 +163,8 @@ def test_what_is_no_run_is_one_line(
     assert main([verb, "-o", str(tmp_path), "--quiet"]) == 2
     assert "config.toml is missing" in capsys.readouterr().err
     run = shutil.copytree(finished, tmp_path / "run")
-    (run / "ff" / "checkpoint.safetensors").unlink()
+    for model in MODELS:
+        (run / model / "checkpoint.safetensors").unlink()
     assert main([verb, "-o", str(run), "--quiet"]) == 2
     assert "run `thermosphere sample" in capsys.readouterr().err
 
@@ -225,16 +228,23 @@ def test_cooling_and_retraining_are_published_over_what_was_there(
     kept.save(run / "ff" / "embedding.safetensors")
     # Of six draws three count by default, too few for an error of the mean.
     text = (run / "config.toml").read_text()
-    (run / "config.toml").write_text(text.replace("burn_in = 0.5", "burn_in = 0.0"))
+    text = text.replace("burn_in = 0.5", "burn_in = 0.0")
+    waiting = "[models.tf4.sampling]\ntest_sequences = 100\n"
+    (run / "config.toml").write_text(f"{text}\n{waiting}")
 
     assert main(["publish", "-o", str(run), "--to", str(study), "--quiet"]) == 0
     page = (study / "README.md").read_text(encoding="utf-8")
-    assert "tf1-small: heating and cooling were compared at 2 temperatures; the largest " in page
-    assert re.search(r"ff: heating and cooling .* They disagree at T = 1e-4 \(by 5", page)
+    for name, rest in (
+        ("tf1-small", "the largest"),
+        ("ff", ".* They disagree at T = 1e-4 \\(by 5"),
+    ):
+        compared = "Heating and cooling were compared at 2 temperatures; "
+        assert re.search(f"- {name}: .*{compared}{rest}", page)
     assert (study / "cooling_ff.png").is_file()
     data = [(row["model"], row["agree"]) for row in rows(study / "equilibrium.csv")]
     assert data == [*[("tf1-small", "yes")] * 2, *[("ff", "no")] * 2]
     assert kept.sentence() in page
+    assert "| not sampled yet | tf4 |" in page
     assert "tf1-small: not retrained at its effective dimension" in page
     assert not (study / "old.png").exists()
     assert (study / "notes.txt").read_text() == "mine"
@@ -266,8 +276,30 @@ def test_a_wrong_question_about_the_embedding_is_one_line(
     assert line.count("\n") == 1
 
 
+def test_without_a_contact_map_attention_is_left_out(finished: Path) -> None:
+    config = load_config((finished / "config.toml").read_text(), where="saved")
+    run = StudiedRun.read(finished, config, models=["tf1-small"])
+    bare = replace(
+        run,
+        protein=None,
+        studies={
+            name: replace(
+                study,
+                table=study.table.drop_vars([v for v in study.table if "precision" in str(v)]),
+                ensembles=tuple(replace(one, attention=None) for one in study.ensembles),
+            )
+            for name, study in run.studies.items()
+        },
+    )
+    assert products_weights.attention(run) is not None
+    assert products_weights.attention(bare) is None
+    assert products_ladder.contacts_found(bare) is None
+    claims = {each.product for each in findings(bare.studies, config)}
+    assert claims == {"fig3", "fig4", "fig5"}
+
+
 def test_parts_of_a_stage_are_added_up(tmp_path: Path) -> None:
-    assert stage_times(tmp_path) == []
+    assert provenance.stage_times(tmp_path) == []
     path = tmp_path / "provenance.csv"
     head = "stage,started,seconds,version,commit,machine\n"
     path.write_text(
@@ -276,12 +308,17 @@ def test_parts_of_a_stage_are_added_up(tmp_path: Path) -> None:
         "train,2026-01-02T00:00:00Z,0.2,0.1,xyz,there\n"  # kept with --resume
         "sample,2026-01-02T00:00:00Z,30.0,0.1,,there\n"
     )
-    train, sample = stage_times(tmp_path)
+    train, sample = provenance.stage_times(tmp_path)
     assert (train.stage, train.seconds, train.commits) == ("train", 50.0, ("abc",))
     assert (sample.seconds, sample.machines) == (pytest.approx(30.4), ("here", "there"))
     path.write_text(f"{head}train,now,long,0.1,abc,here\n")
     with pytest.raises(ValueError, match="line 2: expected stage, started, seconds"):
-        stage_times(tmp_path)
+        provenance.stage_times(tmp_path)
+
+
+def test_without_git_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert provenance.commit() == ""
 
 
 def test_data_have_six_digits_and_no_nan() -> None:

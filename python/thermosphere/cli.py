@@ -232,37 +232,40 @@ def _reproduce(parsed: argparse.Namespace) -> None:
 
 
 def _publish(parsed: argparse.Namespace) -> None:
-    from thermosphere.runs.pipeline import finished_run
+    from thermosphere.runs.pipeline import open_finished
     from thermosphere.runs.publish import publish
     from thermosphere.runs.studied_run import StudiedRun
 
     _set_threads(parsed)
-    config = finished_run(parsed.output)
-    run = StudiedRun.read(parsed.output, config, progress=not parsed.quiet)
-    print(publish(run, parsed.to or parsed.output / "study", progress=not parsed.quiet))
+    run, models = open_finished(parsed.output)
+    show = not parsed.quiet
+    studied = StudiedRun.read(run.directory, run.config, models=models, progress=show)
+    print(publish(studied, parsed.to or run.directory / "study", progress=show))
 
 
 def _embedding(parsed: argparse.Namespace) -> None:
     from thermosphere.runs import embedding_dimension as procedure
-    from thermosphere.runs.pipeline import finished_run
+    from thermosphere.runs.pipeline import open_finished
 
     _set_threads(parsed)
-    config = finished_run(parsed.output)
-    names = [parsed.model] if parsed.model else list(config.models)
-    if names[0] not in config.models:
-        raise ValueError(f"--model: expected one of {', '.join(config.models)}, got {names[0]!r}")
+    run, models = open_finished(parsed.output)
+    if parsed.model is not None and parsed.model not in run.config.models:
+        expected = ", ".join(run.config.models)
+        raise ValueError(f"--model: expected one of {expected}, got {parsed.model!r}")
+    names = models if parsed.model is None else [parsed.model]
+    run.check_sampled(names)
     for name in names:
-        study = procedure.dimension_study(parsed.output, config, name)
+        study = procedure.dimension_study(run.directory, run.config, name)
         print(procedure.dimension_text(study))
         dimension = parsed.retrain or procedure.found_dimension(study)
         if parsed.retrain is None or dimension is None:
             continue
         found = procedure.retrain(
-            parsed.output,
+            run.directory,
             name,
             dimension,
-            config.models[name],
-            config.seed,
+            run.config.models[name],
+            run.config.seed,
             resume=parsed.resume,
             progress=not parsed.quiet,
         )

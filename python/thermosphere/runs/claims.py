@@ -76,6 +76,12 @@ def in_units_of_peak(study: ModelStudy, temperature: float) -> str:
     return f"T = {format_temperature(temperature)}"
 
 
+def span(study: ModelStudy, temperatures: npt.NDArray[np.float64]) -> str:
+    """Where several temperatures lie: at 1.3 T*, or between 1.1 T* and 1.6 T*."""
+    ends = [in_units_of_peak(study, float(t)) for t in (temperatures.min(), temperatures.max())]
+    return f"at {ends[0]}" if ends[0] == ends[1] else f"between {ends[0]} and {ends[1]}"
+
+
 def shown(value: Measured) -> str:
     """Mean ± standard error."""
     return with_error(value.mean, value.error)

@@ -18,6 +18,7 @@ from thermosphere.runs.claims import (
     measured,
     only_for,
     shown,
+    span,
     too_few,
     usable,
 )
@@ -107,13 +108,9 @@ def contacts_are_best_above_the_minimum(studies: Studies, config: Config) -> lis
         least = int(np.argmin([one.mean for one in errors]))
         highest = temperature[compatible(precision, best)]
         lowest = temperature[compatible(errors, least)]
-        low, high, from_, to = (
-            in_units_of_peak(study, float(t))
-            for t in (highest.min(), highest.max(), lowest.min(), lowest.max())
-        )
         numbers = (
-            f"P̃@L {shown(precision[best])} is largest between {low} and {high}, the test error "
-            f"{shown(least_error(study))} least between {from_} and {to}"
+            f"P̃@L, {shown(precision[best])}, is largest {span(study, highest)}, the test error, "
+            f"{shown(least_error(study))}, least {span(study, lowest)}, as far as the errors tell"
         )
         verdict: Verdict = "undecided"
         because = "the two ranges of temperature overlap"

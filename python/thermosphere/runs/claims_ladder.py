@@ -25,6 +25,7 @@ from thermosphere.runs.claims import (
     only_for,
     peak,
     shown,
+    span,
     too_few,
     usable,
 )
@@ -184,10 +185,7 @@ def minimum_just_above_the_peak(studies: Studies, config: Config) -> list[Findin
         best = _least(errors)
         ratio = rows["temperature"].values / unit
         within = ratio[compatible(errors, best)]
-        numbers = (
-            f"least at {ratio[best]:.2g} T*; {within.min():.2g} to {within.max():.2g} T* cannot be "
-            "told from it"
-        )
+        numbers = f"least {span(study, within * unit)}, as far as the errors tell"
         verdict: Verdict = "undecided"
         because = "the minimum is too flat for the errors"
         if within.min() >= 1.0 and within.max() <= JUST_ABOVE:

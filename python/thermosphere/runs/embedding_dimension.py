@@ -111,7 +111,8 @@ def found_dimension(study: ModelStudy) -> int | None:
 def dimension_text(study: ModelStudy) -> str:
     """The table over norm vectors, d', and whether it may be believed."""
     dimension = found_dimension(study)
-    lines = [format_table(dimension_table(study.dimensions, study.typical))]
+    table = dimension_table(study.dimensions, study.typical)
+    lines = [format_table(table), f"{table.caption}."]
     if dimension is None:
         lines.append(
             f"{study.name}: the gains of the last block do not fall into two groups; no smaller "

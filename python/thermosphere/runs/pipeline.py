@@ -21,7 +21,7 @@ resumed.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ from thermosphere.runs.cooling import cool_model
 from thermosphere.runs.device import sampling_device
 from thermosphere.runs.ladder import Ladder, find_ladder
 from thermosphere.runs.provenance import recorded
-from thermosphere.runs.sample import sample_model
+from thermosphere.runs.sample import CHECKPOINT_FILE, sample_model
 from thermosphere.runs.sequence_model import sequence_model, starting_sequence
 from thermosphere.training import EarlyStopped, References, train_early_stopped, train_references
 
@@ -390,7 +390,7 @@ class Run:
 
     def report(self) -> None:
         """Everything → figures, MODEL/thermodynamics.csv and report.html."""
-        self.check_sampled()
+        self.check_sampled(self.config.models)
         # matplotlib and ArviZ are slow to load
         from thermosphere.runs.studied_run import StudiedRun
         from thermosphere.runs.study_report import write_study
@@ -398,11 +398,11 @@ class Run:
         studied = StudiedRun.read(self.directory, self.config, progress=self.progress)
         print(write_study(studied))
 
-    def check_sampled(self) -> None:
-        """ValueError where something is missing that an analysis of the run needs."""
-        for name in self.config.models:
+    def check_sampled(self, models: Iterable[str]) -> None:
+        """ValueError where something is missing that an analysis of these models needs."""
+        for name in models:
             self._needs(f"{name}/references.safetensors", "train")
-            self._needs(f"{name}/checkpoint.safetensors", "sample")
+            self._needs(f"{name}/{CHECKPOINT_FILE}", "sample")
         if self.config.has_contacts:
             self._needs("contacts.toml", "contacts")
         self._needs("dataset.npz", "dataset")
@@ -517,14 +517,17 @@ class Run:
             tqdm.write(line)
 
 
-def finished_run(directory: Path) -> Config:
-    """Settings of a run that has been sampled. ValueError where the directory is none."""
+def open_finished(directory: Path) -> tuple[Run, list[str]]:
+    """A run that is there, and its models that have been sampled. ValueError, one line, where the
+    directory is none or no model has been."""
     saved = directory / "config.toml"
     if not saved.is_file():
         raise ValueError(f"{directory} is no run's directory: {saved} is missing")
     run = Run(directory, load_config(saved.read_text(encoding="utf-8"), where=str(saved)))
-    run.check_sampled()
-    return run.config
+    models = list(run.config.models)
+    sampled = [name for name in models if (directory / name / CHECKPOINT_FILE).is_file()]
+    run.check_sampled(sampled or models)
+    return run, sampled
 
 
 def _settled(directory: Path, key: str) -> bool:

@@ -46,9 +46,13 @@ def equilibrium(run: StudiedRun) -> Product:
     text = []
     for study in studies:
         name = study.name
-        text += training_warnings(name, run.stage1[name], run.trained[name])
-        text += equilibration_warnings(name, study.table)
-        text.append(_cooling_words(study))
+        said = [
+            *training_warnings(name, run.stage1[name], run.trained[name]),
+            *equilibration_warnings(name, study.table),
+            _cooling_words(study),
+        ]
+        sentences = [sentence.removeprefix(f"{name}: ") for sentence in said]
+        text.append(f"{name}: " + " ".join(one[0].upper() + one[1:] for one in sentences))
     burn_in = run.config.analysis.burn_in
     pictures = [
         Picture(

@@ -24,7 +24,7 @@ from thermosphere.runs.studied_run import StudiedRun
 from thermosphere.runs.study import ModelStudy
 
 Array = npt.NDArray[np.float64]
-BINS = 50  # of the similarities in the CSV, on [−1, 1]
+BINS = 100  # of the similarities, on [−1, 1]
 COLUMNS = 4  # maps beside each other
 MOST_MAPS = 12  # temperatures in Fig. E2
 
@@ -51,7 +51,7 @@ def similarity(run: StudiedRun) -> Product:
             name: {split_block(layer)[0]: values for layer, values in pairs.items()}
             for name, pairs in first.items()
         }
-        pictures.append(Picture("fig4", similarity_figure(first), caption))
+        pictures.append(Picture("fig4", similarity_figure(first, bins=BINS), caption))
         tables.append(similarity_table(kinds))
     for study in run.studies.values():
         if study.similarity:
@@ -60,7 +60,9 @@ def similarity(run: StudiedRun) -> Product:
             what = "of different chains, by block" if several else "of samples, of ES and of OT"
             caption = f"Fig. E5, {study.name}. Similarity of every layer, two weight vectors {what}"
             caption += f", at {in_units_of_peak(study, study.typical)}."
-            pictures.append(Picture(f"figE5_{study.name}", similarity_figure(shown), caption))
+            pictures.append(
+                Picture(f"figE5_{study.name}", similarity_figure(shown, bins=BINS), caption)
+            )
     return Product(
         SIMILARITY,
         "Figs. 4 and E5: similarity of sampled weights",
@@ -76,16 +78,26 @@ def similarity(run: StudiedRun) -> Product:
 
 def norms(run: StudiedRun) -> Product:
     """Fig. 5: gains and biases, the two-component fit, the effective embedding dimension."""
-    pictures = [
-        Picture(
-            f"fig5_{study.name}",
-            norm_figure(study.norms, dimensions=study.dimensions["samples"]),
-            f"Fig. 5, {study.name}. Elements of the gains and biases; samples at "
+    pictures = []
+    for study in run.studies.values():
+        last = {vector.removesuffix("gain") for vector in last_gains(study.dimensions["samples"])}
+        shown = {
+            label: {
+                vector: values
+                for vector, values in vectors.items()
+                if vector.removesuffix("gain").removesuffix("bias") in last
+            }
+            for label, vectors in study.norms.items()
+        }
+        block = f" of block {study.blocks}" if study.blocks > 1 else ""
+        caption = (
+            f"Fig. 5, {study.name}. Elements of the gains and biases{block}; samples at "
             f"{in_units_of_peak(study, study.typical)}. Dotted: the cut between elements at zero "
-            "and away from it, where there are two groups.",
+            "and away from it, where there are two groups."
         )
-        for study in run.studies.values()
-    ]
+        cuts = {v: one for v, one in study.dimensions["samples"].items() if v in shown["samples"]}
+        figure = norm_figure(shown, dimensions=cuts)
+        pictures.append(Picture(f"fig5_{study.name}", figure, caption))
     rows = [
         [study.name, vector, str(one.size)]
         + [dimension_cell(study.dimensions[kind][vector]) for kind in study.dimensions]

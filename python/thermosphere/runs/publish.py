@@ -70,7 +70,9 @@ def publish(run: StudiedRun, destination: Path, *, progress: bool = False) -> Pa
         own = [verdict for verdict in verdicts if verdict.product == product.key]
         chapters.append(_chapter(product, own))
     _write(destination / "config.toml", run.config.to_toml())
-    _write(page, "\n\n".join([*_head(run, destination), *_verdicts(verdicts), *chapters]) + "\n")
+    _write(
+        page, "\n\n".join([*_head(run, destination), *_verdicts(run, verdicts), *chapters]) + "\n"
+    )
     return page
 
 
@@ -101,11 +103,13 @@ def _head(run: StudiedRun, destination: Path) -> list[str]:
     sizes += f"{len(run.data.test):,} test sequences"
     command = f"thermosphere publish -o {_shown(run.directory)} --to {_shown(destination)}"
     stages = provenance.stage_times(run.directory)
+    waiting = [name for name in run.config.models if name not in run.studies]
     rows = [
         ["command", f"`{command}`"],
         ["settings", "[config.toml](config.toml); `thermosphere run --config config.toml -o DIR`"],
         ["thermosphere", f"{__version__}, commit {provenance.commit() or 'unknown'}"],
         ["seed", str(run.config.seed)],
+        *([["not sampled yet", ", ".join(waiting)]] if waiting else []),
         ["written on", provenance.machine()],
     ]
     for stage in stages:
@@ -124,8 +128,13 @@ def _head(run: StudiedRun, destination: Path) -> list[str]:
     ]
 
 
-def _verdicts(verdicts: Sequence[Finding]) -> list[str]:
+def _verdicts(run: StudiedRun, verdicts: Sequence[Finding]) -> list[str]:
     """The first chapter: how many claims hold, and the list."""
+    lost = [name for name, study in run.studies.items() if not study.table["equilibrated"].any()]
+    warning = (
+        f"**No temperature of {', '.join(lost)} equilibrated: what is shown of "
+        f"{'it' if len(lost) == 1 else 'them'} is a run still on its way, not an ensemble.**"
+    )
     counts = dict.fromkeys(("agrees", "disagrees", "undecided"), 0)
     for one in verdicts:
         counts[one.verdict] += 1
@@ -138,6 +147,7 @@ def _verdicts(verdicts: Sequence[Finding]) -> list[str]:
     ]
     return [
         "## In short",
+        *([warning] if lost else []),
         f"Of {len(verdicts)} claims {counts['agrees']} agree, {counts['disagrees']} disagree and "
         f"{counts['undecided']} are undecided. A temperature counts when it equilibrated (no "
         "drift, R̂ and ESS of independent chains, weights that left their start) and heating and "
@@ -152,9 +162,11 @@ def _chapter(product: Product, verdicts: Sequence[Finding]) -> str:
     parts = [f"## {_escaped(product.title)}"]
     if product.reported:
         parts.append(f"*Reported:* {_escaped(product.reported)}")
-    bullet = "- " if len(product.text) > 1 else ""
-    if product.text:
-        parts.append("\n".join(f"{bullet}{_escaped(sentence)}" for sentence in product.text))
+    sentences = [_escaped(sentence) for sentence in product.text]
+    if verdicts:  # which are a list themselves
+        parts += sentences
+    elif sentences:
+        parts.append("\n".join(f"- {sentence}" for sentence in sentences))
     if verdicts:
         parts.append("\n".join(_listed(verdicts)))
     for table in product.tables:

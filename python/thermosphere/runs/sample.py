@@ -28,6 +28,7 @@ from thermosphere.training import References
 from thermosphere.training.trainer import check_fingerprint
 
 CHECKPOINT = "thermosphere sampling checkpoint"
+CHECKPOINT_FILE = "checkpoint.safetensors"
 
 
 def sample_model(
@@ -50,7 +51,7 @@ def sample_model(
     directory holds samples and ``resume`` is off, UnreachableSphereError where a chain leaves the
     sphere.
     """
-    store_path, checkpoint = directory / "samples.zarr", directory / "checkpoint.safetensors"
+    store_path, checkpoint = directory / "samples.zarr", directory / CHECKPOINT_FILE
     if (store_path.exists() or checkpoint.exists()) and not resume:
         raise ValueError(
             f"sample: {store_path} is there; --resume goes on with it, or use another --output"

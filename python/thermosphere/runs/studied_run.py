@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +30,15 @@ class StudiedRun:
     trained: Mapping[str, References]
 
     @classmethod
-    def read(cls, directory: Path, config: Config, *, progress: bool = False) -> StudiedRun:
-        """Analyse every model of the run.
+    def read(
+        cls,
+        directory: Path,
+        config: Config,
+        *,
+        models: Sequence[str] | None = None,
+        progress: bool = False,
+    ) -> StudiedRun:
+        """Analyse the models of the run; all of them by default.
 
         Raises ValueError or OSError where a file is missing or damaged, or the contact map has not
         the sites of the sequences.
@@ -46,10 +53,16 @@ class StudiedRun:
         contacts = protein.matrix() if protein is not None else None
         studies = {
             name: study_model(
-                directory / name, name, data, contacts, settings, config.analysis, progress=progress
+                directory / name,
+                name,
+                data,
+                contacts,
+                config.models[name],
+                config.analysis,
+                progress=progress,
             )
-            for name, settings in tqdm(
-                config.models.items(), desc="analysis", unit="model", disable=not progress
+            for name in tqdm(
+                models or list(config.models), desc="analysis", unit="model", disable=not progress
             )
         }
         stage1 = {n: EarlyStopped.load(directory / n / "stage1.safetensors") for n in studies}
