@@ -320,7 +320,7 @@ def test_the_kernels_of_a_gpu_run_in_the_same_order(gpu: str) -> None:
 
 
 def test_a_graph_is_captured_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What GraphRecorder asks of torch.cuda, in order; the arguments are those this PyTorch knows."""
+    """What GraphRecorder asks of torch.cuda, in order; its arguments are those of this PyTorch."""
     log: list[str] = []
 
     class Stream:
