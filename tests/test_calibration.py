@@ -61,7 +61,7 @@ def test_the_fastest_unbiased_trial_is_chosen() -> None:
     results = [
         (PUBLISHED, series(tau=1e6)),
         (MINI, series(mean=2.05, tau=50.0)),  # fastest, but hot by a tenth of the excess
-        (SLOW, series(tau=500.0)),
+        (SLOW, series(tau=1500.0)),
         (FULL, series(mean=2.001, tau=100.0)),
         (HMC, series(tau=80.0, seed=1)),
     ]
@@ -80,9 +80,12 @@ def test_the_fastest_unbiased_trial_is_chosen() -> None:
     assert judge(1e-4, 1.5, [r for r in without_bias if r[0] is not HMC]).chosen is FULL
 
 
-def test_slow_losses_count_as_much_as_slow_weights() -> None:
-    stuck = series(tau=50.0, correlated=0.99)
-    assert judge(1e-4, 1.5, [(FULL, stuck), (SLOW, series(tau=60.0))]).chosen is SLOW
+def test_low_friction_is_slow_however_fast_the_weights_are() -> None:
+    """U forgets in 1/m1² moves: 400 of FULL, 6 of SLOW."""
+    results = [(FULL, series(tau=50.0)), (SLOW, series(tau=300.0))]
+    assert judge(1e-4, 1.5, results).chosen is SLOW
+    results = [(FULL, series(tau=50.0)), (SLOW, series(tau=500.0))]
+    assert judge(1e-4, 1.5, results).chosen is FULL
 
 
 def test_what_cannot_be_chosen() -> None:

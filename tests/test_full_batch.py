@@ -162,14 +162,23 @@ def _full(sampler: Langevin, state: LangevinState) -> torch.Tensor:
     return (state.momenta - 0.5 * sampler.options.dt * gradient).double()
 
 
-def test_looks_at_the_curvature_come_ever_later_up_to_adapt_every() -> None:
-    sampler = make_sampler(batch=None, adapt_every=300, adapt_every_max=300)
+def test_looks_at_the_curvature_come_ever_later_until_it_changes() -> None:
+    sampler = make_sampler([1e-3] * 3, batch=None, adapt_every=150)
     state = sampler.init(start_weights(3), norm2=Q)
-    planned = []
-    for _ in range(6):
-        planned.append(int(state.next_adaptation[0]))
-        sampler.run(state, planned[-1] - state.step + 1)
-    assert planned == [50, 100, 200, 400, 700, 1000]
+
+    def next_looks(count: int) -> list[int]:
+        gaps = []
+        for _ in range(count):
+            gaps.append(int(state.next_adaptation[0]) - state.step)
+            sampler.run(state, gaps[-1])
+            sampler.run(state, 1)  # the look comes before a move
+            gaps[-1] = int(state.next_adaptation[0]) - state.step + 1
+        return gaps
+
+    assert int(state.next_adaptation[0]) == 25
+    assert next_looks(4) == [50, 100, 150, 150]
+    sampler.potential._a = sampler.potential._a * 2
+    assert next_looks(3) == [25, 50, 100]
     never = make_sampler(batch=None, adapt_every=0)
     assert int(never.init(start_weights(3), norm2=Q).next_adaptation[0]) == -1
 
@@ -180,10 +189,10 @@ def test_hot_chains_turn_by_no_more_than_a_tenth_of_a_radian() -> None:
     state = sampler.init(start_weights(3), norm2=Q)
     sampler.run(state, 400)
     turn = (state.temperature * state.masses.double().reciprocal().sum(1) / Q).sqrt()
-    assert float(turn.max()) <= 0.1 * 1.1  # the tolerance of a look
-    assert float(turn[1:].min()) >= 0.1 / 1.1
+    assert float(turn.max()) <= 0.1 * 1.2  # the tolerance of a look
+    assert float(turn[1:].min()) >= 0.1 / 1.2
     stiffest = (sampler.potential.curvature / state.masses[0].double()).max().sqrt()
-    assert float(stiffest) == pytest.approx(1.5, rel=0.11)
+    assert float(stiffest) == pytest.approx(1.5, rel=0.21)
 
 
 def test_masses_by_hand_stay() -> None:

@@ -16,9 +16,12 @@ from thermosphere.sampling.masses import floored_variance, median_variance
 from thermosphere.sampling.state import LangevinState
 from thermosphere.sampling.stiffness import largest_curvature
 
-# The first look at the curvature comes after this many moves, the next ones at twice the last until
-# ``adapt_every``: a start far from equilibrium softens or stiffens sixfold in its first hundreds.
-FIRST_LOOK = 50
+# The first look at the curvature comes after this many moves, and so does the next after one that
+# found ω dt off by more than TOLERANCE; each that did not doubles the distance, up to
+# ``adapt_every``. From ES weights, which are flat, the curvature of tf1 rises eightfold in 160
+# moves, and a step that was stable heats the chain.
+FIRST_LOOK = 25
+TOLERANCE = 0.2
 
 # A move may turn w by this angle, sqrt(T Σ 1/M / Q) dt: hot and soft, the sphere itself is what
 # bends.
@@ -56,12 +59,10 @@ class FullBatchAdaptation(Adaptation):
         factor = torch.maximum(
             curvature / wanted, (self._turn(state, rows) / LARGEST_TURN).square()
         )
-        off = ((factor.clamp(min=0).sqrt() - 1).abs() > o.unchanged_tolerance) & (factor > 0)
-        factor = torch.where(off, factor, 1.0)
+        off = ((factor.clamp(min=0).sqrt() - 1).abs() > TOLERANCE) & (factor > 0)
         state.streak[rows] = torch.where(off, 1, state.streak[rows] + 1)
-        interval = (state.streak[rows] * o.adapt_every).clamp(max=max(o.adapt_every_max, 1))
-        interval = interval.clamp(max=max(state.step, FIRST_LOOK))
-        state.next_adaptation[rows] = state.step + interval
+        doubled = FIRST_LOOK * 2.0 ** (state.streak[rows] - 1).double().clamp(max=40)
+        state.next_adaptation[rows] = state.step + doubled.clamp(max=o.adapt_every).long()
         rows, factor = rows[off], factor[off].to(state.masses.device)[:, None]
         if not len(rows):
             return
