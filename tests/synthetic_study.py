@@ -21,7 +21,7 @@ NORMS = ("norm1.gain", "norm1.bias", "norm2.gain", "norm2.bias")
 
 
 def ladder(
-    *, error: float = 0.002, counts: bool = True, caveat: str = "", **curves: Any
+    *, error: float = 0.002, counts: bool = True, caveat: str = "", note: str = "", **curves: Any
 ) -> xr.Dataset:
     """A table over temperature; curves: observable → its values at `RATIOS` (T/T*)."""
     shape = np.ones(RATIOS.size)
@@ -42,6 +42,7 @@ def ladder(
         table[name] = ("temperature", value * shape)
     table["equilibrated"] = ("temperature", np.full(RATIOS.size, counts))
     table["reason"] = ("temperature", np.full(RATIOS.size, "" if counts else "still falling"))
+    table["note"] = ("temperature", np.full(RATIOS.size, note))
     table.attrs = {"peak_temperature": PEAK, "peak_caveat": caveat}
     return table
 

@@ -170,6 +170,20 @@ def test_temperatures_where_cooling_disagrees_do_not_count() -> None:
     assert "heating and cooling agree at all 15 temperatures" in found.because
 
 
+def test_weights_that_still_wander_decide_nothing_about_weights() -> None:
+    wandering = study(**table(note="the weights still move"))
+    for claim in (
+        claims_weights.norms_are_conserved,
+        claims_weights.gains_fall_into_groups,
+        claims_weights.effective_dimension_is_as_published,
+        claims_attention.attention_is_self_averaging,
+    ):
+        found = one(claim, wandering)
+        assert found.verdict == "undecided"
+        assert found.because == "at 1.3 T* the weights still move"
+    assert one(claims_ladder.shape_of_the_loss, wandering).verdict == "agrees"
+
+
 def test_a_missing_model_is_named() -> None:
     found = one(claims_ladder.small_models_keep_up, study("tf4"))
     assert (found.verdict, found.because) == ("undecided", "this run has no tf4-small")

@@ -138,12 +138,13 @@ def embedding_dimension(dimensions: Mapping[str, EffectiveDimension]) -> Effecti
 
 
 def not_equilibrated(study: ModelStudy) -> str:
-    """Why weights at the typical temperature show no ensemble; empty where they do."""
-    if study.typical in usable(study)["temperature"].values:
-        return ""
+    """Why weights at the typical temperature show no ensemble; empty where they do.  Weights that
+    still move away from their start show none, although ⟨U⟩ may stand."""
     row = study.table.sel(temperature=study.typical)
-    why = str(row["reason"].values) or "heating and cooling disagree there"
-    return f"{in_units_of_peak(study, study.typical)}: {why}"
+    why = str(row["note"].values)
+    if study.typical not in usable(study)["temperature"].values:
+        why = str(row["reason"].values) or "heating and cooling disagree there"
+    return f"at {in_units_of_peak(study, study.typical)} {why}" if why else ""
 
 
 def _over_chains(values: np.ndarray, chains: float) -> Measured:

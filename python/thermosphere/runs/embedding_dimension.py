@@ -121,7 +121,7 @@ def dimension_text(study: ModelStudy) -> str:
     else:
         lines.append(f"{study.name}: effective embedding dimension {dimension}.")
     if doubt := not_equilibrated(study):
-        lines.append(f"Not an equilibrium result, {doubt}.")
+        lines.append(f"Not an equilibrium result: {doubt}.")
     return "\n".join(lines)
 
 

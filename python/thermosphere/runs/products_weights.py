@@ -15,7 +15,7 @@ from thermosphere.analysis.figures_weights import norm_edges, norm_figure, simil
 from thermosphere.analysis.similarity import similarity_histogram, similarity_summary
 from thermosphere.runs.claims import in_units_of_peak
 from thermosphere.runs.claims_attention import MAPS
-from thermosphere.runs.claims_weights import NORMS, SIMILARITY, last_gains
+from thermosphere.runs.claims_weights import NORMS, SIMILARITY, last_gains, not_equilibrated
 from thermosphere.runs.embedding_dimension import saved_retraining
 from thermosphere.runs.product import Cell, Data, Picture, Product
 from thermosphere.runs.report import Table
@@ -183,8 +183,7 @@ def _shown_temperatures(run: StudiedRun) -> str:
     """At which temperature the weights of each model are looked at."""
     words = []
     for study in run.studies.values():
-        settled = bool(study.table.sel(temperature=study.typical)["equilibrated"])
-        doubt = "" if settled else ", not equilibrated: these are not yet draws of an ensemble"
+        doubt = ", not yet draws of an ensemble" if not_equilibrated(study) else ""
         words.append(f"{study.name} {in_units_of_peak(study, study.typical)}{doubt}")
     return f"Samples are those at the least validation error ({'; '.join(words)})."
 
