@@ -324,3 +324,19 @@ def test_without_git_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch) -> N
 def test_data_have_six_digits_and_no_nan() -> None:
     data = Data("x", ["a", "b", "c"], [[1 / 3, float("nan"), True], ["text", 7, np.float64(2e-9)]])
     assert data.text() == "a,b,c\n0.333333,,yes\ntext,7,2e-09\n"
+
+
+def test_a_publication_that_was_killed_is_made_again(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dying(run: StudiedRun) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(publish, "PRODUCTS", (publish.PRODUCTS[0], dying))
+        assert (
+            main(["publish", "-o", str(finished), "--to", str(tmp_path / "out"), "--quiet"]) == 130
+        )
+        assert (tmp_path / "out").is_dir()
+        patched.setattr(publish, "PRODUCTS", publish.PRODUCTS[:1])
+        assert main(["publish", "-o", str(finished), "--to", str(tmp_path / "out"), "--quiet"]) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from thermosphere.runs.calibration import PUBLISHED
+from thermosphere.runs.calibration import COLUMNS, PUBLISHED
 from thermosphere.runs.ladder import Ladder
 from thermosphere.runs.product import Cell, Data, Product
 from thermosphere.runs.report import Table
@@ -83,7 +83,7 @@ def efficiency(run: StudiedRun) -> Product | None:
         "What makes it fast: sampling efficiency",
         f"Mini-batches with r = 5e-8 (here: {PUBLISHED.about}), 50 to 150 ms a move.",
         text=[
-            "A few chains a model, all trials from the same settled weights, in turns on "
+            "A few chains a model (times are of all of them together), all trials from the same settled weights, in turns on "
             "the same machine and with the same kernels. s to 1/e: until w(0)·w(t)/Q has fallen "
             "to 1/e; > where that is extrapolated from how far a trial came. Gain: how many times "
             "sooner than with the published settings. Bias: of ⟨U⟩, as a share of ⟨U⟩ − U_min, "
@@ -125,7 +125,15 @@ def _trial_table(caption: str, trials: Rows) -> Table:
 
 def _read(path: Path) -> Rows:
     with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    missing = {"temperature", "trial", *COLUMNS} - set(reader.fieldnames or ())
+    if missing or not rows:
+        raise ValueError(
+            f"{path}: must be a calibration's CSV, got columns {reader.fieldnames}; "
+            "`thermosphere calibrate` writes it again"
+        )
+    return rows
 
 
 def _short(text: str) -> str:
@@ -134,8 +142,8 @@ def _short(text: str) -> str:
 
 
 def _far(trial: dict[str, str], column: str) -> str:
-    mark = "> " if float(trial["extrapolated"]) else ""
-    return mark + _short(trial[column])
+    text = _short(trial[column])
+    return f"> {text}" if float(trial["extrapolated"]) and text != "–" else text
 
 
 def _share(trial: dict[str, str]) -> str:

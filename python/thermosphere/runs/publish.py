@@ -57,6 +57,7 @@ def publish(run: StudiedRun, destination: Path, *, progress: bool = False) -> Pa
     """
     page = destination / "README.md"
     _clear(destination)
+    _write(page, MARK + "\n")  # what a kill leaves is known as ours
     verdicts = findings(run.studies, run.config)
     chapters = []
     for make in tqdm(PRODUCTS, desc="figures", unit="product", disable=not progress):
