@@ -83,8 +83,9 @@ def efficiency(run: StudiedRun) -> Product | None:
         "What makes it fast: sampling efficiency",
         f"Mini-batches with r = 5e-8 (here: {PUBLISHED.about}), 50 to 150 ms a move.",
         text=[
-            "A few chains a model (times are of all of them together), all trials from the same settled weights, in turns on "
-            "the same machine and with the same kernels. s to 1/e: until w(0)·w(t)/Q has fallen "
+            "A few chains a model (times are of all of them together), all trials from the same "
+            "settled weights, in turns on the same machine and with the same kernels. s to 1/e: "
+            "until w(0)·w(t)/Q has fallen "
             "to 1/e; > where that is extrapolated from how far a trial came. Gain: how many times "
             "sooner than with the published settings. Bias: of ⟨U⟩, as a share of ⟨U⟩ − U_min, "
             "against hybrid Monte Carlo. A walk that has not turned round shows two or three "
