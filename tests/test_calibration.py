@@ -13,13 +13,9 @@ import torch
 from thermosphere.models.named import named_model
 from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.proteins.dataset import make_data_set
-from thermosphere.runs.calibration import (
-    PUBLISHED,
-    TRIALS,
-    calibrate,
+from thermosphere.runs.calibration import PUBLISHED, TRIALS, calibrate, decorrelation, judge
+from thermosphere.runs.calibration_table import (
     calibration_text,
-    decorrelation,
-    judge,
     read_settings,
     save_calibrations,
 )

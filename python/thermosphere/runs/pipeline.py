@@ -40,15 +40,8 @@ from thermosphere.proteins.fasta import read_sequences, write_fasta
 from thermosphere.proteins.structure import ContactMap, contact_map, native_2abd
 from thermosphere.proteins.tempering import sample_sequences
 from thermosphere.proteins.tempering_result import TemperingResult
-from thermosphere.runs.calibration import (
-    FULL_BATCH,
-    TRIALS,
-    Calibration,
-    calibrate,
-    calibration_text,
-    read_settings,
-    save_calibrations,
-)
+from thermosphere.runs.calibration import FULL_BATCH
+from thermosphere.runs.calibration_table import calibration_text
 from thermosphere.runs.config import (
     Config,
     ModelRun,
@@ -59,7 +52,14 @@ from thermosphere.runs.config import (
 )
 from thermosphere.runs.cooling import cool_model
 from thermosphere.runs.device import sampling_device
-from thermosphere.runs.ladder import Ladder, find_ladder
+from thermosphere.runs.ladder import find_ladder
+from thermosphere.runs.pilots import (
+    calibrate_model,
+    calibrated,
+    ladder_temperatures,
+    ladder_unit,
+    pilot_start,
+)
 from thermosphere.runs.provenance import recorded
 from thermosphere.runs.sample import CHECKPOINT_FILE, sample_model
 from thermosphere.runs.sequence_model import sequence_model, starting_sequence
@@ -274,7 +274,7 @@ class Run:
             potential, references = self._potential(name, settings)
             found = find_ladder(
                 potential,
-                self._pilot_start(references, settings),
+                pilot_start(references, settings.pilot.chains),
                 float(references.norm2),
                 coldest=settings.pilot.coldest,
                 moves=settings.pilot.ladder_moves,
@@ -299,61 +299,19 @@ class Run:
         for name, settings in self.config.models.items():
             if not settings.sampling.calibrated:
                 continue
-            directory = self.directory / name
-            self._done(directory / "calibration.toml", "calibrate")
+            self._done(self.directory / name / "calibration.toml", "calibrate")
             potential, references = self._potential(name, settings)
-            if settings.sampling.temperatures == "auto":
-                unit = Ladder.load(self._needs(f"{name}/ladder.csv", "ladder")).peak
-            else:
-                given = settings.sampling.temperatures
-                unit = given[len(given) // 2]
-            shares = settings.pilot.calibrate_at
-            with tqdm(
-                total=len(shares) * len(TRIALS) * settings.pilot.trial_seconds,
-                desc=f"calibrating {name}",
-                bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s{postfix}",
-                disable=not self.progress,
-            ) as bar:
-                found = [
-                    self._calibration(name, settings, potential, references, share, unit, at, bar)
-                    for at, share in enumerate(shares)
-                ]
-            decides = found[int(np.argmin(np.abs(np.log(shares))))]
-            save_calibrations(found, decides, directory, name)
+            found = calibrate_model(
+                self.directory / name,
+                potential,
+                references,
+                settings.pilot,
+                ladder_unit(settings.sampling, self._ladder(name, settings)),
+                seed=stage_seed(self.config.seed, f"calibrate {name}"),
+                progress=self.progress,
+            )
             for one in found:
                 print(calibration_text(one, name), flush=True)
-
-    def _calibration(
-        self,
-        name: str,
-        settings: ModelRun,
-        potential: MaskedLanguagePotential,
-        references: References,
-        share: float,
-        unit: float,
-        at: int,
-        bar: tqdm,
-    ) -> Calibration:
-        """All trials at ``share`` of the temperature ``unit``, the at-th of them."""
-        pilot = settings.pilot
-        before = at * len(TRIALS) * pilot.trial_seconds
-
-        def on_turn(about: str, seconds: float) -> None:
-            bar.set_postfix_str(about, refresh=False)
-            bar.update(before + seconds - bar.n)
-
-        return calibrate(
-            self.directory / name / "calibration" / f"{share:g}",
-            potential,
-            self._pilot_start(references, settings),
-            float(references.norm2),
-            share * unit,
-            float(references.over_trained_losses[:, 0].min()),
-            settling=pilot.settling,
-            seconds=pilot.trial_seconds,
-            seed=stage_seed(self.config.seed, f"calibrate {name}"),
-            on_turn=on_turn,
-        )
 
     def sample(self) -> None:
         """ES weights → samples.zarr of every model."""
@@ -466,27 +424,20 @@ class Run:
         )
         return potential, references
 
-    def _pilot_start(self, references: References, settings: ModelRun) -> torch.Tensor:
-        """ES weights for each chain of the pilots, (C, N)."""
-        which = torch.arange(settings.pilot.chains) % len(references.early_stopped)
-        return references.early_stopped[which].contiguous()
-
-    def _temperatures(self, name: str, settings: ModelRun) -> list[float]:
-        """The ladder, rising: as given, or where the pilot put it."""
-        if settings.sampling.temperatures != "auto":
-            return settings.sampling.temperatures
-        ladder = Ladder.load(self._needs(f"{name}/ladder.csv", "ladder"))
-        return ladder.temperatures(settings.pilot.shares)
+    def _ladder(self, name: str, settings: ModelRun) -> Path:
+        """Where the pilot's ladder is. ValueError where it is needed and missing."""
+        if settings.sampling.temperatures == "auto":
+            self._needs(f"{name}/ladder.csv", "ladder")
+        return self.directory / name / "ladder.csv"
 
     def _sampling(self, name: str, settings: ModelRun) -> Sampling:
         """The model's sampling with what the pilots found."""
-        sampling = msgspec.structs.replace(
-            settings.sampling, temperatures=self._temperatures(name, settings)
-        )
+        ladder = self._ladder(name, settings)
+        temperatures = ladder_temperatures(settings.sampling, settings.pilot, ladder)
+        sampling = msgspec.structs.replace(settings.sampling, temperatures=temperatures)
         if not sampling.calibrated:
             return sampling
-        chosen = self._needs(f"{name}/calibration.toml", "calibrate")
-        return msgspec.structs.replace(sampling, **read_settings(chosen))
+        return calibrated(sampling, self._needs(f"{name}/calibration.toml", "calibrate"))
 
     def _protein(self) -> ContactMap:
         return ContactMap.load(self._needs("contacts.toml", "contacts"))

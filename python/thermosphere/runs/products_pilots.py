@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from thermosphere.runs.calibration import COLUMNS, PUBLISHED
+from thermosphere.runs.calibration import PUBLISHED
+from thermosphere.runs.calibration_table import COLUMNS
 from thermosphere.runs.ladder import Ladder
 from thermosphere.runs.product import Cell, Data, Product
 from thermosphere.runs.report import Table
