@@ -3,6 +3,7 @@ calls in its place. The same bits as moves that are not captured, however a burs
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 import pytest
@@ -20,7 +21,8 @@ from thermosphere.ops.minibatch import Minibatch, draw_minibatch, empty_minibatc
 from thermosphere.ops.philox import Stream
 from thermosphere.sampling.captured import MOVES
 from thermosphere.sampling.langevin import Langevin, UnreachableSphereError
-from thermosphere.sampling.recorder import Call, CallRecorder
+from thermosphere.sampling.moves import graph_recorder
+from thermosphere.sampling.recorder import Call, CallRecorder, GraphRecorder
 from thermosphere.sampling.state import LangevinState
 
 
@@ -315,3 +317,71 @@ def test_the_kernels_of_a_gpu_run_in_the_same_order(gpu: str) -> None:
         assert_close(captured[0][name], tensor, 1e-4 * scale + 1e-12, name)
     for got, expected in zip(captured[1:], plain[1:], strict=True):
         assert_close(got, expected, 1e-4 * float(expected.abs().max()))
+
+
+def test_a_graph_is_captured_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What GraphRecorder asks of torch.cuda, in order; its arguments are those of this PyTorch."""
+    log: list[str] = []
+
+    class Stream:
+        def __init__(self, name: str = "side") -> None:
+            self.name = name
+
+        def wait_stream(self, other: Stream) -> None:
+            log.append(f"{self.name} waits for {other.name}")
+
+    class Graph:
+        def replay(self) -> None:
+            log.append("replay")
+
+    class Within:
+        def __init__(self, what: str) -> None:
+            self.what = what
+
+        def __enter__(self) -> None:
+            log.append(f"into {self.what}")
+
+        def __exit__(self, *error: object) -> None:
+            log.append(f"out of {self.what}")
+
+    known = inspect.signature(torch.cuda.graph.__init__)
+
+    def graph(*arguments: object, **keywords: object) -> Within:
+        known.bind(None, *arguments, **keywords)
+        assert isinstance(arguments[0], Graph)
+        return Within("capture")
+
+    current = Stream("current")
+    for name, stand_in in {
+        "device": lambda device: Within(str(device)),
+        "Stream": Stream,
+        "stream": lambda stream: Within(stream.name),
+        "current_stream": lambda: current,
+        "CUDAGraph": Graph,
+        "graph": graph,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    recorder = GraphRecorder(torch.device("cuda", 1))
+    replay = recorder.record([lambda: log.append("a"), lambda: log.append("b")], 2)
+    warm = ["side waits for current", "into side", "a", "b", "out of side"]
+    joined = ["current waits for side", "into capture", *"abab", "out of capture"]
+    assert log == ["into cuda:1", *warm, *joined, "out of cuda:1"]
+    log.clear()
+    replay()
+    assert log == ["replay"]
+
+
+def test_potentials_of_a_gpu_are_captured_where_they_can_be() -> None:
+    class There(NoisyQuadratic):
+        device = torch.device("cuda", 1)
+
+    class Capturable(There):
+        def capturable(self, weights: torch.Tensor, batch: Minibatch) -> None: ...
+
+    assert graph_recorder(NoisyQuadratic()) is None
+    assert graph_recorder(There()) is None  # one by one
+    assert graph_recorder(Regularised(There(), 0.1)) is None
+    for potential in (Capturable(), Regularised(Capturable(), 0.1)):
+        recorder = graph_recorder(potential)
+        assert isinstance(recorder, GraphRecorder)
+        assert recorder.device == torch.device("cuda", 1)
