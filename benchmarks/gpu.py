@@ -3,10 +3,10 @@ every time beside its target and its baseline.
 
 make gpu, which builds first, or python benchmarks/gpu.py [PART ...]
 
-Parts, all of them unless some are named: tests, sanitize, step, gradient, moves, attention. What is
-found is printed and written, line by line, to results/gpu_<GPU>.txt (with parts named:
-gpu_<GPU>_<PARTS>.txt). A part that fails does not keep the others from running. Exit code 0, 1
-where something failed, 2 without a GPU.
+Parts, all of them unless some are named: tests, sanitize, step, gradient, moves, chain, chains,
+attention. What is found is printed and written, line by line, to results/gpu_<GPU>.txt (with parts
+named: gpu_<GPU>_<PARTS>.txt). A part that fails does not keep the others from running. Exit code 0,
+1 where something failed, 2 without a GPU.
 """
 
 from __future__ import annotations
@@ -111,6 +111,8 @@ def parts_of(device: torch.device) -> dict[str, Callable[[], Lines]]:
         "step": lambda: step(device),
         "gradient": lambda: gradient(device),
         "moves": lambda: moves(device),
+        "chain": lambda: chain(device),
+        "chains": lambda: chains(device),
         "attention": lambda: attention(device),
     }
 
@@ -193,9 +195,21 @@ def moves(device: torch.device) -> Lines:
         yield gpu_move.check_moves(device, None, name, 40)
     yield gpu_move.check_failure(device, None)
     yield from gpu_move.check_mean(device, None)
-    for name, chains in (("tf1", 1), ("tf4", gpu_move.MANY)):
-        yield from gpu_move.hottest(device, name, chains)
+    yield from gpu_move.hottest(device, "tf1", 1)
+    yield from gpu_move.hottest(device, "tf4", gpu_move.MANY)
+
+
+def chain(device: torch.device) -> Lines:
+    import gpu_move
+
+    from thermosphere.models.named import NAMES
+
     yield from gpu_move.one_chain(device, list(NAMES))
+
+
+def chains(device: torch.device) -> Lines:
+    import gpu_move
+
     yield from gpu_move.many_chains(device, "tf4", MODES)
 
 

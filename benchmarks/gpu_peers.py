@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 import torch
 from torch.nn import functional
+from torch.nn.attention.flex_attention import flex_attention
 
 from thermosphere.models import feedforward, transformer
 from thermosphere.models.layers import linear
@@ -192,8 +193,6 @@ def attention_norm_flex(
     bias: torch.Tensor,
 ) -> torch.Tensor:
     """attention_norm with FlexAttention, which is of use only compiled."""
-    from torch.nn.attention.flex_attention import flex_attention
-
     return _attention_norm(flex_attention, x, query_key, value_output, gain, bias)
 
 

@@ -19,6 +19,7 @@ from torch.utils import backend_registration
 from torch.utils._pytree import tree_flatten, tree_map
 from toy import NoisyQuadratic, Q, start_weights
 
+from thermosphere.analysis.contacts import mean_attention
 from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.ops import langevin_step, langevin_step_call, philox
 from thermosphere.ops.minibatch import Minibatch, redraw_minibatch
@@ -313,3 +314,12 @@ def test_a_run_there_writes_the_files_of_the_cpu(
     sampled("there", 2, DEVICE, kind)
     found = sampled("there", 3, CPU, MaskedLanguagePotential)
     xr.testing.assert_identical(found, expected)
+
+
+def test_the_mean_attention_there_is_that_of_the_cpu() -> None:
+    weights = trained().early_stopped
+    found, expected = (
+        mean_attention(MODEL, weights.to(device), DATA.test, backend="autograd", chunk=4)
+        for device in (DEVICE, CPU)
+    )
+    assert found.tobytes() == expected.tobytes()
