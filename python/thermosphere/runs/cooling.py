@@ -4,7 +4,6 @@ two is still in the phase that it came from."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,13 +11,13 @@ import torch
 from tqdm import tqdm
 
 from thermosphere.archive import read_archive, write_archive
-from thermosphere.models.masked_sites import MaskedSites
 from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.proteins.dataset import DataSet
 from thermosphere.runs.config import Sampling
-from thermosphere.runs.sample import observe
+from thermosphere.runs.sample import judged_sets, new_store, observe, sampled_potential
 from thermosphere.runs.store import SampleStore, open_samples, read_weights
 from thermosphere.sampling.langevin import Langevin
+from thermosphere.training import References
 from thermosphere.training.trainer import check_fingerprint
 
 CHECKPOINT = "thermosphere cooling checkpoint"
@@ -28,6 +27,7 @@ def cool_model(
     directory: Path,
     potential: MaskedLanguagePotential,
     data: DataSet,
+    references: References,
     settings: Sampling,
     *,
     seed: int,
@@ -48,6 +48,7 @@ def cool_model(
         )
     samples = open_samples(directory / "samples.zarr")
     temperature = torch.from_numpy(samples["temperature"].values)
+    start = torch.from_numpy(samples["start"].values)
     ladder = sorted(set(temperature.tolist()), reverse=True)
     norm2 = float(samples.attrs["norm2"])
     hottest = (temperature == ladder[0]).nonzero().flatten()
@@ -55,6 +56,8 @@ def cool_model(
     belongs_to = {
         **asdict(settings.options()),
         "temperatures": ladder,
+        "ridge": settings.ridge,
+        "tether": settings.tether,
         "draws": settings.draws,
         "moves_per_draw": settings.moves_per_draw,
         "seed": seed,
@@ -72,26 +75,9 @@ def cool_model(
             parameters=potential.parameters,
         )
     else:
-        store = SampleStore.create(
-            store_path,
-            draws=settings.draws,
-            parameters=potential.parameters,
-            temperature=temperature.numpy(),
-            start=samples["start"].values,
-            moves_per_draw=settings.moves_per_draw,
-            attributes={
-                "layout": potential.layout.to_json(),
-                "model": json.dumps({"name": potential.model.name, "length": data.length}),
-                "backend": potential.backend,
-                "norm2": norm2,
-                "config": str(samples.attrs.get("config", "")),
-            },
-        )
-    sets = {
-        "train": potential.sites,
-        "validation": MaskedSites(data.validation),
-        "test": MaskedSites(data.test.subset(slice(settings.test_sequences))),
-    }
+        config = str(samples.attrs.get("config", ""))
+        store = new_store(store_path, potential, settings, temperature, start, norm2, config)
+    sets = judged_sets(potential, data, settings)
     bar = tqdm(
         total=len(ladder) * settings.draws * settings.moves_per_draw,
         initial=done * settings.draws * settings.moves_per_draw,
@@ -102,7 +88,9 @@ def cool_model(
     with bar:
         for rung in range(done, len(ladder)):
             rows = (temperature == ladder[rung]).nonzero().flatten()
-            sampler = Langevin(potential, temperature[rows], seed=seed, options=settings.options())
+            tethered = references.early_stopped[start[rows]]  # as those of the first set
+            energy = sampled_potential(potential, settings, tethered)
+            sampler = Langevin(energy, temperature[rows], seed=seed, options=settings.options())
             state = sampler.init(
                 weights, norm2=norm2 if settings.constrained else None, chain_ids=rows.tolist()
             )
@@ -117,10 +105,10 @@ def cool_model(
                 store.write(
                     draw,
                     {**observables, "minibatch_loss": minibatch_loss},
-                    state.weights,
+                    state.weights.cpu(),
                     rows=rows,
                 )
-            weights = state.weights.clone()
+            weights = state.weights.cpu().clone()
             header = {"kind": CHECKPOINT, "temperatures": rung + 1, "fingerprint": belongs_to}
             write_archive(checkpoint, {"weights": weights}, header)
     return store_path

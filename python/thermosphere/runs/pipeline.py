@@ -335,11 +335,12 @@ class Run:
         data = self._data()
         for name, settings in self.config.models.items():
             self._needs(f"{name}/checkpoint.safetensors", "sample")
-            potential, _ = self._potential(name, settings, data)
+            potential, references = self._potential(name, settings, data)
             cool_model(
                 self.directory / name,
                 potential,
                 data,
+                references,
                 self._sampling(name, settings),
                 seed=stage_seed(self.config.seed, f"cool {name}"),
                 resume=self.resume,

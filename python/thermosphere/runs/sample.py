@@ -16,7 +16,7 @@ from tqdm import tqdm
 from thermosphere import _core
 from thermosphere.archive import read_archive, write_archive
 from thermosphere.models.masked_sites import MaskedSites
-from thermosphere.models.potential import MaskedLanguagePotential
+from thermosphere.models.potential import MaskedLanguagePotential, Potential
 from thermosphere.models.regularised import Regularised
 from thermosphere.ops.backends import step_backend
 from thermosphere.proteins.dataset import DataSet
@@ -62,8 +62,7 @@ def sample_model(
     start = torch.arange(chains) % settings.chains % references.early_stopped.shape[0]
     first = references.early_stopped[start]  # w0, (C, N)
     norm2 = float(references.norm2)
-    regularised = Regularised(potential, settings.ridge, settings.tether, first)
-    energy = regularised if settings.ridge or settings.tether else potential
+    energy = sampled_potential(potential, settings, first)
     sampler = Langevin(energy, temperature, seed=seed, options=settings.options())
     belongs_to = {
         **asdict(settings.options()),
@@ -98,26 +97,8 @@ def sample_model(
     else:
         state = sampler.init(first, norm2=norm2 if settings.constrained else None)
         done = 0
-        store = SampleStore.create(
-            store_path,
-            draws=settings.draws,
-            parameters=potential.parameters,
-            temperature=temperature.numpy(),
-            start=start.numpy(),
-            moves_per_draw=settings.moves_per_draw,
-            attributes={
-                "layout": potential.layout.to_json(),
-                "model": json.dumps({"name": potential.model.name, "length": data.length}),
-                "backend": potential.backend,
-                "norm2": norm2,
-                "config": config,
-            },
-        )
-    sets = {
-        "train": potential.sites,
-        "validation": MaskedSites(data.validation, potential.device),
-        "test": MaskedSites(data.test.subset(slice(settings.test_sequences)), potential.device),
-    }
+        store = new_store(store_path, potential, settings, temperature, start, norm2, config)
+    sets = judged_sets(potential, data, settings)
     bar = tqdm(
         total=settings.draws * settings.moves_per_draw,
         initial=done * settings.moves_per_draw,
@@ -151,6 +132,55 @@ def sample_model(
                 write_archive(checkpoint, state.tensors(), header)
                 saved_at = time.monotonic()
     return store_path
+
+
+def sampled_potential(
+    potential: MaskedLanguagePotential, settings: Sampling, first: torch.Tensor
+) -> Potential:
+    """What is sampled: the potential with the settings' harmonic terms. first: (C, N), where the
+    tether ends."""
+    if not settings.ridge and not settings.tether:
+        return potential
+    return Regularised(potential, settings.ridge, settings.tether, first)
+
+
+def new_store(
+    path: Path,
+    potential: MaskedLanguagePotential,
+    settings: Sampling,
+    temperature: torch.Tensor,  # (C,)
+    start: torch.Tensor,  # (C,)
+    norm2: float,
+    config: str,
+) -> SampleStore:
+    """An empty store for the settings' draws."""
+    model = potential.model
+    return SampleStore.create(
+        path,
+        draws=settings.draws,
+        parameters=potential.parameters,
+        temperature=temperature.numpy(),
+        start=start.numpy(),
+        moves_per_draw=settings.moves_per_draw,
+        attributes={
+            "layout": potential.layout.to_json(),
+            "model": json.dumps({"name": model.name, "length": model.length}),
+            "backend": potential.backend,
+            "norm2": norm2,
+            "config": config,
+        },
+    )
+
+
+def judged_sets(
+    potential: MaskedLanguagePotential, data: DataSet, settings: Sampling
+) -> dict[str, MaskedSites]:
+    """The sets that every draw is judged on, by name."""
+    return {
+        "train": potential.sites,
+        "validation": MaskedSites(data.validation, potential.device),
+        "test": MaskedSites(data.test.subset(slice(settings.test_sequences)), potential.device),
+    }
 
 
 def observe(
