@@ -233,7 +233,9 @@ class Run:
                     named_model(name, length=data.length),
                     data.train,
                     device=sampling_device(
-                        settings.sampling.device, f"models.{name}.sampling.device"
+                        settings.sampling.device,
+                        f"models.{name}.sampling.device",
+                        settings.sampling.backend,
                     ),
                     backend=settings.sampling.backend,
                 ),
