@@ -3,6 +3,7 @@ PyTorch (gpu_peers.py). A part of gpu.py."""
 
 from __future__ import annotations
 
+import gc
 import statistics
 from collections.abc import Iterator
 
@@ -179,6 +180,8 @@ def timed(
     device: torch.device, name: str, chains: int, precision: str, mode: str | None
 ) -> dict[str, float]:
     """Seconds of a move: "captured", and "stock" where a mode of torch.compile is given."""
+    torch._dynamo.reset()  # it compiles a method for eight objects, and refuses the ninth
+    gc.collect()  # graphs of the last call, and their memory, are in cycles of references
     problem = Problem(name, chains, device, precision=precision)
     captured, state = captured_of(problem)
     replay = captured.replay(state, MOVES)

@@ -132,6 +132,7 @@ def test_a_trial_goes_on_where_it_was(trial: Trial, tmp_path: Path) -> None:
             1e-3,
             norm2,
             torch.ones_like(start),
+            0.01,
             seed=1,
         )
 

@@ -95,7 +95,9 @@ def test_no_gpu_is_said_before_anything_runs(
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sampling_device("cpu", "device") == torch.device("cpu")
+    assert sampling_device("cpu", "device", "fused") == torch.device("cpu")
+    with pytest.raises(ValueError, match=r"^device = 'cuda' needs backend auto, .*, got 'fused'$"):
+        sampling_device("cuda", "device", "fused")
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.version, "hip", None)
     with pytest.raises(ValueError, match=r"device = 'cuda' needs .* built for the CPU alone$"):

@@ -17,6 +17,7 @@ from thermosphere.models.feedforward import FeedForward
 from thermosphere.models.fused import chosen_backend, triton_obstacle
 from thermosphere.models.named import named_model
 from thermosphere.models.potential import MaskedLanguagePotential, evaluate
+from thermosphere.models.regularised import Regularised
 from thermosphere.models.transformer import Transformer
 from thermosphere.ops.minibatch import Minibatch
 
@@ -53,6 +54,36 @@ def test_agrees_with_autograd(
     assert_same_bits(kept, before, "a result after the next call")
     for got, wanted in zip(mine.evaluate(weights.to(gpu)), plain.evaluate(weights), strict=True):
         assert_close(got, wanted, 1e-5)
+
+
+def test_what_is_captured_stays_where_it_is(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bits as a call that copies, in the same memory every time; also with ridge and
+    tether, and for a batch that is done in slices."""
+    model = MODELS[1]
+    data = sequences(count=9, length=12)
+    weights = weights_of(model).float()[:1].to(gpu)
+    mine = MaskedLanguagePotential(model, data, backend="triton", device=gpu)
+    batch = Minibatch(torch.tensor([[2, 5, 8]]), torch.tensor([[0.5, 0.25, 0.25]]))
+    batch = Minibatch(*(tensor.to(gpu) for tensor in batch))
+    expected = mine(weights, batch)
+    assert mine.capturable is not None
+    found = mine.capturable(weights, batch)
+    places = [tensor.data_ptr() for tensor in found]
+    for one, other in zip(found, expected, strict=True):
+        assert_same_bits(one, other)
+    mine.capturable(2 * weights, batch)
+    assert not torch.equal(found[1], expected[1])  # written again
+    again = mine.capturable(weights, batch)
+    assert [tensor.data_ptr() for tensor in again] == places
+    regularised = Regularised(mine, 0.5, 0.25, torch.ones(1, mine.parameters))
+    assert regularised.capturable is not None
+    for one, other in zip(
+        regularised.capturable(weights, batch), regularised(weights, batch), strict=True
+    ):
+        assert_same_bits(one, other)
+    monkeypatch.setattr(triton_gradient, "PAIRS", 2)
+    for one, other in zip(mine.capturable(weights, batch), expected, strict=True):
+        assert_close(one, other, 1e-6)
 
 
 def test_says_why_it_does_not_serve(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -319,7 +319,8 @@ def _check_devices(config: Config) -> None:
     from thermosphere.runs.device import sampling_device
 
     for name, model in config.models.items():
-        sampling_device(model.sampling.device, f"models.{name}.sampling.device")
+        sampling = model.sampling
+        sampling_device(sampling.device, f"models.{name}.sampling.device", sampling.backend)
 
 
 if __name__ == "__main__":

@@ -154,6 +154,8 @@ def calibrate(
         draws_max=200,
     ).variance
     masses = floored_variance(variance, "median").expand(len(start), -1).contiguous()
+    mean, largest = _curvatures(potential, start[:1], masses[:1], seed)
+    step_size = FULL_BATCH.stiffness / math.sqrt(largest)
     runs = [
         TrialRun(
             trial,
@@ -162,7 +164,8 @@ def calibrate(
             start,
             temperature,
             norm2,
-            masses / masses.mean(),
+            masses,
+            step_size,
             seed=seed,
         )
         for trial in trials
@@ -175,8 +178,8 @@ def calibrate(
             if on_turn is not None:
                 on_turn(run.trial.about, sum(min(r.spent, seconds) for r in runs))
             run.turn(min(turn, seconds))
-    softness = _softness(potential, start[:1], masses[:1], seed)
-    return judge(temperature, lowest, [(run.trial, run.series()) for run in runs], softness)
+    results = [(run.trial, run.series()) for run in runs]
+    return judge(temperature, lowest, results, mean / largest)
 
 
 def judge(
@@ -245,13 +248,14 @@ def decorrelation(series: Series) -> tuple[float, bool]:
     return float(moves[first] + share * (moves[first + 1] - moves[first])), False
 
 
-def _softness(
+def _curvatures(
     potential: MaskedLanguagePotential, weights: torch.Tensor, masses: torch.Tensor, seed: int
-) -> float:
+) -> tuple[float, float]:
+    """Mean and largest ω² of one chain."""
     same = torch.zeros(1, dtype=torch.int64)
     mean = mean_curvature(potential, weights, masses, seed=seed, chain_ids=same)
     largest = largest_curvature(potential, weights, masses, seed=seed, step=0, chain_ids=same)
-    return float(mean / largest)
+    return float(mean), float(largest)
 
 
 def _eligible(row: Row, excess: float) -> bool:

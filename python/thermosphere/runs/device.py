@@ -7,11 +7,13 @@ import torch
 from thermosphere.ops.backends import step_backend
 
 
-def sampling_device(name: str, where: str) -> torch.device:
+def sampling_device(name: str, where: str, backend: str = "auto") -> torch.device:
     """The device of this name ("cpu" or "cuda"). Raises ValueError, naming `where`, if it cannot be
-    used here."""
+    used here, or not with this backend of the gradient."""
     if name == "cpu":
         return torch.device(name)
+    if backend == "fused":
+        raise ValueError(f"{where} = {name!r} needs backend auto, triton or autograd, got 'fused'")
     expected = f"{where} = {name!r} needs a GPU that PyTorch can use"
     if torch.version.cuda is None and torch.version.hip is None:
         raise ValueError(f"{expected}, got PyTorch {torch.__version__}, built for the CPU alone")

@@ -49,6 +49,7 @@ def calibrate_model(
     references: References,
     pilot: Pilot,
     unit: float,
+    ladder: Path,
     *,
     seed: int,
     progress: bool = False,
@@ -56,6 +57,9 @@ def calibrate_model(
     """Calibrate at ``pilot.calibrate_at`` times ``unit``; DIR/calibration.csv and .toml, trials
     under DIR/calibration/SHARE. The share nearest 1 decides."""
     name, shares = potential.model.name, pilot.calibrate_at
+    lowest = float(references.over_trained_losses[:, 0].min())  # U_min, from above
+    if ladder.is_file():
+        lowest = min(lowest, float(Ladder.load(ladder).loss.min()))
     found: list[Calibration] = []
     with tqdm(
         total=len(shares) * len(TRIALS) * pilot.trial_seconds,
@@ -76,7 +80,7 @@ def calibrate_model(
                 pilot_start(references, pilot.chains),
                 float(references.norm2),
                 share * unit,
-                float(references.over_trained_losses[:, 0].min()),
+                lowest,
                 settling=pilot.settling,
                 seconds=pilot.trial_seconds,
                 seed=seed,

@@ -301,12 +301,14 @@ class Run:
                 continue
             self._done(self.directory / name / "calibration.toml", "calibrate")
             potential, references = self._potential(name, settings)
+            ladder = self._ladder(name, settings)
             found = calibrate_model(
                 self.directory / name,
                 potential,
                 references,
                 settings.pilot,
-                ladder_unit(settings.sampling, self._ladder(name, settings)),
+                ladder_unit(settings.sampling, ladder),
+                ladder,
                 seed=stage_seed(self.config.seed, f"calibrate {name}"),
                 progress=self.progress,
             )
@@ -419,10 +421,11 @@ class Run:
         data = data if data is not None else self._data()
         references = References.load(self._needs(f"{name}/references.safetensors", "train"))
         model = named_model(name, length=data.length)
-        device = sampling_device(settings.sampling.device, f"models.{name}.sampling.device")
-        potential = MaskedLanguagePotential(
-            model, data.train, device=device, backend=settings.sampling.backend
+        backend = settings.sampling.backend
+        device = sampling_device(
+            settings.sampling.device, f"models.{name}.sampling.device", backend
         )
+        potential = MaskedLanguagePotential(model, data.train, device=device, backend=backend)
         return potential, references
 
     def _ladder(self, name: str, settings: ModelRun) -> Path:

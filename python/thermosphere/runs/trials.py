@@ -23,7 +23,7 @@ from thermosphere.sampling.state import LangevinState
 from thermosphere.training.trainer import check_fingerprint
 
 KIND = "thermosphere trial"
-WARM_UP = 25  # trajectories that tune the step of hybrid Monte Carlo
+WARM_UP = 10  # trajectories that tune the step of hybrid Monte Carlo
 DRAWS_A_TURN = 8
 SGHMC_EXCESS = 1e-2  # of T: how hot its noise may make a parameter, in the mean
 
@@ -75,6 +75,7 @@ class TrialRun:
         temperature: float,
         norm2: float,
         masses: torch.Tensor,  # (C, N), of hybrid Monte Carlo
+        step_size: float,  # of it, to begin with
         *,
         seed: int,
         threads: int | None = None,
@@ -103,7 +104,9 @@ class TrialRun:
             )
             begin = lambda: self.sampler.init(start, norm2=norm2)  # noqa: E731
         elif trial.steps:
-            self.sampler = HybridMonteCarlo(potential, temperatures, seed=seed, steps=trial.steps)
+            self.sampler = HybridMonteCarlo(
+                potential, temperatures, seed=seed, steps=trial.steps, step_size=step_size
+            )
             begin = lambda: self.sampler.init(start, masses=masses, norm2=norm2)  # noqa: E731
         else:
             # η such that mini-batch noise of the mean variance heats by SGHMC_EXCESS (sghmc.py).

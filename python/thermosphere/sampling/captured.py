@@ -28,7 +28,7 @@ MOVES = 10
 
 
 class CapturedMoves:
-    """Bursts of moves of one state at a time. `recordings`: how often moves were recorded."""
+    """Bursts of moves of one state at a time; another state's are recorded anew."""
 
     def __init__(
         self,
@@ -43,7 +43,6 @@ class CapturedMoves:
         self.seed = seed
         self.threads = threads
         self.recorder = recorder
-        self.recordings = 0
         self._replays: dict[int, Call] = {}  # by their moves
         self._derived: Derived | None = None
         self._weights = self._momenta = torch.empty(0)
@@ -87,7 +86,6 @@ class CapturedMoves:
             # Chains that have failed stand still: the warm-up moves none of them.
             self.counter.failed_move.fill_(0)
             self._replays[moves] = self.recorder.record(self._calls(), moves)
-            self.recordings += 1
         return self._replays[moves]
 
     def _bind(self, state: LangevinState) -> None:
