@@ -102,6 +102,29 @@ def test_a_killed_cooling_goes_on_bit_for_bit(
         np.testing.assert_array_equal(whole[name].values, broken[name].values)
 
 
+def test_calibrate_by_itself_measures_where_its_result_is_not_used(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "tf1-small").mkdir()
+    shutil.copy(directory / "dataset.npz", run)
+    shutil.copy(directory / "tf1-small" / "references.safetensors", run / "tf1-small")
+    settings = [
+        "--preset",
+        "smoke",
+        "--set",
+        "pilot.settling=2",
+        "--set",
+        "pilot.trial_seconds=0.2",
+    ]
+    (run / "config.toml").write_text((directory / "config.toml").read_text(encoding="utf-8"))
+    capsys.readouterr()
+    assert main(["calibrate", "-o", str(run), "--quiet", *settings]) == 0
+    assert "full batch, m1 = 0.1" in capsys.readouterr().out
+    assert (run / "tf1-small" / "calibration.toml").is_file()
+
+
 def test_stages_say_what_they_miss(
     directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

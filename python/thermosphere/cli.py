@@ -22,7 +22,7 @@ STAGES = {
     "train": "data set → early-stopped and over-trained weights",
     "ladder": 'early-stopped weights → T* and a ladder around it (temperatures = "auto")',
     "calibrate": "early-stopped weights → gradients and friction that mix fastest "
-    "(calibrated = true)",
+    "(used where sampling.calibrated = true)",
     "sample": "early-stopped weights → weights sampled on the sphere at every temperature",
     "cool": "samples → a second set, the ladder walked down from its hottest temperature",
     "report": "samples → thermodynamics, attention and contacts: figures, table and report.html",
@@ -223,7 +223,7 @@ def _stages(parsed: argparse.Namespace) -> None:
         _check_devices(config)
     run = pipeline.Run.open(parsed.output, config, resume=parsed.resume, progress=not parsed.quiet)
     for stage in parsed.stages:
-        run.do(stage)
+        run.do(stage, alone=len(parsed.stages) == 1)
 
 
 def _reproduce(parsed: argparse.Namespace) -> None:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -124,16 +125,18 @@ class Run:
         _write_text(saved, config.to_toml())
         return cls(directory, config, resume, progress)
 
-    def do(self, stage: str) -> None:
-        """Do one stage. Raises ValueError where its input is missing, or its output is there and
-        ``resume`` is off."""
+    def do(self, stage: str, *, alone: bool = False) -> None:
+        """Do one stage; ``alone``: it was asked for by itself.
+
+        Raises ValueError where its input is missing, or its output is there and ``resume`` is off.
+        """
         steps: dict[str, Callable[[], None]] = {
             "contacts": self.contacts,
             "sequences": self.sequences,
             "dataset": self.dataset,
             "train": self.train,
             "ladder": self.ladder,
-            "calibrate": self.calibrate,
+            "calibrate": partial(self.calibrate, every=alone),
             "sample": self.sample,
             "cool": self.cool,
             "report": self.report,
@@ -264,6 +267,7 @@ class Run:
         """ES weights → T* and the ladder of every model whose temperatures are "auto"."""
         for name, settings in self.config.models.items():
             if settings.sampling.temperatures != "auto":
+                self._say(f"ladder {name}: none to find, the temperatures are given")
                 continue
             output = self.directory / name / "ladder.csv"
             checkpoint = output.with_name("ladder.checkpoint.safetensors")
@@ -289,15 +293,15 @@ class Run:
             checkpoint.unlink(missing_ok=True)
             self._say(f"ladder {name}: T* = {found.peak:.4g} → {output}")
 
-    def calibrate(self) -> None:
+    def calibrate(self, *, every: bool = False) -> None:
         """ES weights → gradients and friction that mix fastest near T*, for every model with
-        sampling.calibrated.
+        sampling.calibrated, or for every model.
 
         Where the temperatures are given, T* is the middle one. What earlier calls measured is kept,
         and longer pilot.trial_seconds add to it.
         """
         for name, settings in self.config.models.items():
-            if not settings.sampling.calibrated:
+            if not settings.sampling.calibrated and not every:
                 continue
             self._done(self.directory / name / "calibration.toml", "calibrate")
             potential, references = self._potential(name, settings)
