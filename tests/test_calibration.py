@@ -57,7 +57,7 @@ def test_the_fastest_unbiased_trial_is_chosen() -> None:
     results = [
         (PUBLISHED, series(tau=1e6)),
         (MINI, series(mean=2.05, tau=50.0)),  # fastest, but hot by a tenth of the excess
-        (SLOW, series(tau=1500.0)),
+        (SLOW, series(tau=3000.0)),
         (FULL, series(mean=2.001, tau=100.0)),
         (HMC, series(tau=80.0, seed=1)),
     ]
@@ -77,10 +77,10 @@ def test_the_fastest_unbiased_trial_is_chosen() -> None:
 
 
 def test_low_friction_is_slow_however_fast_the_weights_are() -> None:
-    """U forgets in 1/m1² moves: 400 of FULL, 6 of SLOW."""
-    results = [(FULL, series(tau=50.0)), (SLOW, series(tau=300.0))]
+    """U forgets in 1/m1² moves, 400 of FULL and 6 of SLOW, and a start needs three of them."""
+    results = [(FULL, series(tau=50.0)), (SLOW, series(tau=1200.0))]
     assert judge(1e-4, 1.5, results).chosen is SLOW
-    results = [(FULL, series(tau=50.0)), (SLOW, series(tau=500.0))]
+    results = [(FULL, series(tau=50.0)), (SLOW, series(tau=1300.0))]
     assert judge(1e-4, 1.5, results).chosen is FULL
 
 

@@ -4,8 +4,9 @@ Every trial starts from the same weights, settled at the temperature, and they t
 machine's moods hit all alike. What is measured is how long w takes to lose its memory,
 w(0)·w(t)/Q = 1/e; where a trial did not get that far, from how far it did get. U is slower where
 friction is low: only the thermostat changes U and kinetic energy together, and that takes 1/m1²
-moves. The sampler's settings are those of the pseudo-Langevin trial whose longer time of the two is
-the shortest in seconds, among those whose bias of ⟨U⟩ is within ``ALLOWED`` of ⟨U⟩ - U_min or not
+moves; a start far from equilibrium has lost its heat to a twentieth after three times that. The
+sampler's settings are those of the pseudo-Langevin trial with the smallest sum of w's time and of
+three of U's, in seconds, among those whose bias of ⟨U⟩ is within ``ALLOWED`` of ⟨U⟩ - U_min or not
 seen.
 """
 
@@ -31,6 +32,7 @@ from thermosphere.sampling.options import LangevinOptions
 from thermosphere.sampling.stiffness import largest_curvature, mean_curvature
 
 SETTLED = "thermosphere settled weights"
+HEAT_TIMES = 3.0
 ALLOWED = 0.01  # bias, as a share of ⟨U⟩ - U_min
 BURN_IN = 0.2
 # 100 mini-batches place a variance to a seventh, which is all that the shape of masses needs.
@@ -221,7 +223,7 @@ def judge(
 
     def cost(row: Row) -> float:  # seconds
         assert row.trial.options is not None
-        moves = max(row.decorrelation_moves, row.trial.options.m1**-2)
+        moves = row.decorrelation_moves + HEAT_TIMES * row.trial.options.m1**-2
         return moves * row.series.seconds_a_move
 
     return Calibration(temperature, excess, softness, tuple(rows), min(candidates, key=cost).trial)
