@@ -3,7 +3,7 @@ potential is a fused one. Same formulas, same random numbers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -36,7 +36,8 @@ class UnreachableSphereError(RuntimeError):
 
 @dataclass(frozen=True)
 class Derived:
-    """What moves need that follows from the state and changes only when the masses do."""
+    """What moves need that follows from the state and changes only when the masses do, but for the
+    metric, which moves keep up."""
 
     inverse_masses: torch.Tensor  # (C, N) float32
     step_scales: torch.Tensor  # (C, N) float32
@@ -45,6 +46,10 @@ class Derived:
     momenta_coefficients: torch.Tensor  # (C, 5) float64
     metric: torch.Tensor  # (C,) float64
     workspace: StepWorkspace
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
 
 
 class Moves:
@@ -63,8 +68,29 @@ class Moves:
         self.threads = threads
         self.fused: FusedPotential | None = getattr(potential, "fused", None)
         self._burst: BurstWorkspace | None = None
+        self._derived: Derived | None = None
+        self._derived_from: tuple[torch.Tensor, ...] = ()
 
     def derive(self, state: LangevinState) -> Derived:
+        """What the state's next moves need; made anew only where the state differs from the last
+        one in what it is made from, which costs a tenth.
+
+        Compared by value: a copy cannot go stale, whoever changes the state and however.
+        """
+        source = (state.masses, state.noise_variance, state.temperature, state.norm2)
+        if self._derived is None or not all(map(_equal, source, self._derived_from)):
+            self._derived = self._derive(state)
+            self._derived_from = tuple(tensor.clone() for tensor in source)
+        derived = self._derived
+        metric = metric_sums(
+            state.weights,
+            derived.inverse_masses,
+            workspace=derived.workspace,
+            threads=self.threads,
+        )
+        return replace(derived, metric=metric)
+
+    def _derive(self, state: LangevinState) -> Derived:
         o = self.options
         c1 = friction_factor(o.m1)
         leapfrog = o.scheme == "leapfrog"
@@ -75,10 +101,8 @@ class Moves:
             "norm2": state.norm2 if o.constrained else torch.full_like(dt, UNCONSTRAINED),
         }
         step_scales, momenta_scales = self.noise_scales(state)
-        workspace = StepWorkspace(*state.weights.shape)
-        inverse_masses = state.masses.reciprocal()
         return Derived(
-            inverse_masses=inverse_masses,
+            inverse_masses=state.masses.reciprocal(),
             step_scales=step_scales,
             momenta_scales=momenta_scales,
             step_coefficients=step_coefficients(
@@ -89,10 +113,8 @@ class Moves:
             momenta_coefficients=step_coefficients(
                 momentum_factor=torch.full_like(dt, c1), gradient_factor=dt / 2, **shared
             ),
-            metric=metric_sums(
-                state.weights, inverse_masses, workspace=workspace, threads=self.threads
-            ),
-            workspace=workspace,
+            metric=torch.empty_like(dt),
+            workspace=StepWorkspace(*state.weights.shape),
         )
 
     def noise_scales(self, state: LangevinState) -> tuple[torch.Tensor, torch.Tensor]:
