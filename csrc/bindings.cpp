@@ -226,10 +226,11 @@ PYBIND11_MODULE(_core, m) {
          int64_t parameters, int64_t batch, uintptr_t weights, uintptr_t indices, uintptr_t example_weights,
          uintptr_t gradient, uintptr_t losses, uintptr_t errors, uintptr_t work, int threads) {
         const py::gil_scoped_release release;
-        ts::encoder_gradient(encoder_call(network, sizes, sequences, tokens, first, site, target,
-                                          code_embedding, code_hidden, chains, parameters, batch, weights,
-                                          indices, example_weights, gradient, losses, errors, work),
-                             threads);
+        const ts::EncoderCall call = encoder_call(
+            network, sizes, sequences, tokens, first, site, target, code_embedding, code_hidden, chains,
+            parameters, batch, weights, indices, example_weights, gradient, losses, errors, work);
+        ts::check_indices(call);
+        ts::encoder_gradient(call, threads);
       },
       py::kw_only(), py::arg("network"), py::arg("sizes"), py::arg("sequences"), py::arg("tokens"),
       py::arg("first"), py::arg("site"), py::arg("target"), py::arg("code_embedding"), py::arg("code_hidden"),

@@ -56,6 +56,8 @@ struct EncoderCall {
 
 // Scratch of a call for all chains: packed weights and the groups' partial gradients.
 int64_t encoder_work_floats(const EncoderShape& shape, int64_t chains, bool gradient);
+// std::invalid_argument unless all indices are positions in the set.
+void check_indices(const EncoderCall& call);
 void encoder_gradient(const EncoderCall& call, int threads);
 
 }  // namespace thermosphere

@@ -4,13 +4,14 @@
 // threads a chain stays on one core.
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "arena.h"
 #include "encoder_layout.h"
 #include "isa.h"
 #include "parallel.h"
-#include "partial_sums.h"
 
 namespace thermosphere {
 namespace {
@@ -38,8 +39,12 @@ void group_bounds(const EncoderCall& call, int64_t chain, int64_t groups, std::v
     const bool counts = call.example_weights == nullptr || call.example_weights[at] != 0.0f;
     rows[b + 1] = rows[b] + (counts ? call.set.first[sequence + 1] - call.set.first[sequence] : 0);
   }
-  for (int64_t g = 0; g <= groups; ++g)
-    bounds[g] = std::lower_bound(rows.begin(), rows.end(), rows.back() * g / groups) - rows.begin();
+  for (int64_t g = 0; g <= groups; ++g) {
+    const int64_t share = rows.back() * g / groups;
+    auto at = std::lower_bound(rows.begin(), rows.end(), share);
+    if (at != rows.begin() && share - at[-1] < *at - share) --at;  // the nearer of the two
+    bounds[g] = at - rows.begin();
+  }
   bounds[0] = 0;
   bounds[groups] = call.batch;
 }
@@ -59,12 +64,11 @@ static ptrdiff_t transformer_floats(const EncoderShape& s) {
 }
 
 static ptrdiff_t feedforward_floats(const EncoderShape& s) {
-  const ptrdiff_t wide = encoder_padded(s.embedding), high = encoder_padded(s.hidden) + 16, n = s.length;
+  const ptrdiff_t wide = encoder_padded(s.embedding), high = encoder_padded(s.hidden) + 16;
   const ptrdiff_t classes = encoder_padded(s.tokens), rows = encoder_pack_rows(s);
   const ptrdiff_t state = 5 * high + classes + 4;  // a row's activations, slope, logits, and what it is
   const ptrdiff_t pooled = 2 * encoder_padded(s.tokens + s.length) + 3 * wide + 2 * high + 2;
-  const ptrdiff_t finish = n * (wide + classes) + 2 * wide;
-  return rows * state + encoder_sequences_max * pooled + finish + high + 1024;
+  return rows * state + encoder_sequences_max * pooled + high + 1024;
 }
 
 ptrdiff_t encoder_arena_floats(const EncoderShape& s) {
@@ -79,6 +83,15 @@ int64_t encoder_work_floats(const EncoderShape& shape, int64_t chains, bool grad
   return chains * (packed + (gradient ? groups_max * partial : 0));
 }
 
+void check_indices(const EncoderCall& call) {
+  if (call.indices == nullptr) return;
+  for (int64_t i = 0; i < call.chains * call.batch; ++i)
+    if (call.indices[i] < 0 || call.indices[i] >= call.set.count)
+      throw std::invalid_argument("encoder_gradient: batch.indices must be in [0, " +
+                                  std::to_string(call.set.count) + "), got " +
+                                  std::to_string(call.indices[i]));
+}
+
 void encoder_gradient(const EncoderCall& call, int threads) {
   const EncoderLayout at = encoder_layout(call.shape);
   const EncoderKernels& kernels = encoder_kernels();
@@ -89,13 +102,17 @@ void encoder_gradient(const EncoderCall& call, int threads) {
   float* partials = call.work + call.chains * packed_stride;
   const bool slope = call.gradient != nullptr;
 
-  parallel_for(call.chains * pack_pieces, threads, [&](int64_t task) {
-    const int64_t c = task / pack_pieces;
-    kernels.pack(at, call.shape, call.weights + c * call.parameters, packed + c * packed_stride,
-                 task % pack_pieces);
+  const int64_t pieces = call.chains * chain_pieces;
+  parallel_for(pieces, threads, [&](int64_t task) {
+    const int64_t c = task / chain_pieces;
+    kernels.pack(at, call.shape, call.codes, call.weights + c * call.parameters, packed + c * packed_stride,
+                 task % chain_pieces);
   });
-  parallel_for(call.chains, threads,
-               [&](int64_t c) { kernels.tables(at, call.shape, call.codes, packed + c * packed_stride); });
+  if (at.has_tables)
+    parallel_for(pieces, threads, [&](int64_t task) {
+      kernels.tables(at, call.shape, call.codes, packed + task / chain_pieces * packed_stride,
+                     task % chain_pieces);
+    });
 
   thread_local CallScratch own;
   CallScratch& scratch = own;  // of this thread, also in the bodies that others run
@@ -137,17 +154,17 @@ void encoder_gradient(const EncoderCall& call, int threads) {
     }
   }
   if (!slope) return;
-  parallel_for(call.chains, threads, [&](int64_t c) {
-    kernels.finish(at, call.shape, call.codes, packed + c * packed_stride,
-                   partials + c * groups * partial_stride, partial_stride, groups,
-                   thread_arena(arena_floats));
-  });
-  parallel_for(call.chains * sum_pieces, threads, [&](int64_t task) {
-    const int64_t c = task / sum_pieces;
-    encoder_tensors(at, call.shape, [&](const EncoderTensor& t) {
-      add_partials(t, partials + c * groups * partial_stride, partial_stride, groups, task % sum_pieces,
-                   call.gradient + c * call.parameters + t.flat);
+  if (at.has_tables)
+    parallel_for(pieces, threads, [&](int64_t task) {
+      const int64_t c = task / chain_pieces;
+      kernels.table_slopes(at, call.shape, call.codes, packed + c * packed_stride,
+                           partials + c * groups * partial_stride, partial_stride, groups,
+                           task % chain_pieces);
     });
+  parallel_for(pieces, threads, [&](int64_t task) {
+    const int64_t c = task / chain_pieces;
+    kernels.finish(at, call.shape, packed + c * packed_stride, partials + c * groups * partial_stride,
+                   partial_stride, groups, call.gradient + c * call.parameters, task % chain_pieces);
   });
 }
 

@@ -125,28 +125,50 @@ void group(EncoderGroup& g) {
   g.error = total.error;
 }
 
-void pack(const EncoderLayout& at, const EncoderShape& s, const float* flat, float* packed, int64_t piece) {
-  int64_t number = 0;
-  encoder_tensors(at, s, [&](const EncoderTensor& t) {
-    if (number++ % pack_pieces == piece) pack_tensor(t, flat + t.flat, packed);
-  });
+void pack(const EncoderLayout& at, const EncoderShape& s, const PositionalCodes& codes, const float* flat,
+          float* packed, int64_t piece) {
+  int64_t number = 0;  // of panels, which differ less in size than tensors do
+  const auto mine = [&] { return number++ % chain_pieces == piece; };
+  encoder_tensors(at, s, [&](const EncoderTensor& t) { pack_tensor(t, flat + t.flat, packed, mine); });
   const EncoderTensor& e = at.embedding;
-  if (piece == 0) pad_rows(e.rows, e.columns, flat + e.flat, e.row, packed + at.embedding_rows);
+  if (s.network == EncoderNetwork::feedforward) {
+    if (mine()) centre_rows(at, s, codes, flat + e.flat, packed);
+    return;
+  }
+  if (mine()) pad_rows(e.rows, e.columns, flat + e.flat, e.row, packed + at.embedding_rows);
+  if (!at.has_tables) return;
+  const int wide = padded(s.embedding);
+  for (int p = 0; p < s.length; p += 32)
+    if (mine())
+      pack_transposed_panel(p, s.length, s.embedding, codes.embedding, wide, packed + at.tables.code);
 }
 
-void tables(const EncoderLayout& at, const EncoderShape& s, const PositionalCodes& codes, float* packed) {
+void tables(const EncoderLayout& at, const EncoderShape& s, const PositionalCodes& codes, float* packed,
+            int64_t piece) {
+  const PieceRows own = piece_rows(s.length, piece);
   if (s.network == EncoderNetwork::feedforward)
-    make_feedforward_tables(at, s, codes, packed);
-  else if (s.blocks == 1)
-    make_tables(at, s, codes, packed);
+    make_feedforward_tables(at, s, codes, packed, own);
+  else
+    make_tables(at, s, codes, packed, own);
 }
 
-void finish(const EncoderLayout& at, const EncoderShape& s, const PositionalCodes& codes, const float* packed,
-            float* partials, ptrdiff_t stride, int64_t groups, float* arena) {
+void table_slopes(const EncoderLayout& at, const EncoderShape& s, const PositionalCodes& codes, float* packed,
+                  float* partials, ptrdiff_t stride, int64_t groups, int64_t piece) {
   if (s.network == EncoderNetwork::feedforward)
-    finish_feedforward(at, s, packed, partials, stride, groups, Arena{arena});
-  else if (s.blocks == 1)
-    finish_tables(at, s, codes, packed, partials, stride, groups, Arena{arena});
+    feedforward_table_slopes(at, s, packed, partials, stride, groups, piece);
+  else
+    attention_table_slopes(at, s, codes, packed, partials, stride, groups, piece);
+}
+
+void finish(const EncoderLayout& at, const EncoderShape& s, float* packed, float* partials, ptrdiff_t stride,
+            int64_t groups, float* gradient, int64_t piece) {
+  if (s.network == EncoderNetwork::feedforward)
+    finish_feedforward(at, s, packed, partials, piece);
+  else if (at.has_tables)
+    finish_tables(at, s, packed, partials, piece);
+  encoder_tensors(at, s, [&](const EncoderTensor& t) {
+    add_partials(t, partials, stride, groups, piece, gradient + t.flat);
+  });
 }
 
 double peak(int64_t rounds, float* sink) {
@@ -161,7 +183,7 @@ double peak(int64_t rounds, float* sink) {
 
 }  // namespace
 
-const EncoderKernels THERMOSPHERE_ISA_NAME(encoder_kernels_) = {pack,   tables, group,
+const EncoderKernels THERMOSPHERE_ISA_NAME(encoder_kernels_) = {pack,   tables, group,        table_slopes,
                                                                 finish, peak,   add_attention};
 
 }  // namespace thermosphere

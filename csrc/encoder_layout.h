@@ -2,7 +2,7 @@
 #pragma once
 
 #include "encoder_gradient.h"
-#include "encoder_tensor.h"
+#include "partial_sums.h"
 
 namespace thermosphere {
 
@@ -28,11 +28,12 @@ struct FeedForwardTensors {
 // table entries, q_i·PE_j and q_i·E[x_j] (encoder_tables_cpu.h). Offsets in the packed weights, and of the
 // tables' slopes in the gradient.
 struct EncoderTables {
-  ptrdiff_t code;      // PEᵀ packed in panels, d × n
-  ptrdiff_t rows;      // E[mask] + PE, n × padded(d)
-  ptrdiff_t queries;   // rows Wqkᵀ / √d, n × padded(d)
-  ptrdiff_t by_site;   // queries · PEᵀ, n × padded(n)
-  ptrdiff_t by_token;  // queries · Eᵀ, n × padded(V)
+  ptrdiff_t code;                    // PEᵀ packed in panels, d × n
+  ptrdiff_t rows;                    // E[mask] + PE, n × padded(d)
+  ptrdiff_t queries;                 // rows Wqkᵀ / √d, n × padded(d)
+  ptrdiff_t by_site;                 // queries · PEᵀ, n × padded(n)
+  ptrdiff_t by_token;                // queries · Eᵀ, n × padded(V)
+  ptrdiff_t query_slope, row_slope;  // of queries and rows, n × padded(d)
   ptrdiff_t by_site_slope, by_token_slope;
 };
 
@@ -47,6 +48,7 @@ struct FeedForwardTables {
   ptrdiff_t centred;    // rows of E, then of PE, less their means, (V + n) × padded(d)
   ptrdiff_t centred_t;  // the same transposed, in panels, d × (V + n)
   ptrdiff_t scale;      // 1/σ of E[a] + PE_j, n × padded(V)
+  ptrdiff_t row_slope;  // of rows, n × padded(d)
   ptrdiff_t slopes;     // in the gradient, all tables after one another:
   ptrdiff_t slope_floats;
   ptrdiff_t hidden_slope, residual_slope;  // as above
@@ -61,6 +63,7 @@ struct EncoderLayout {
   ptrdiff_t embedding_rows;  // packed: E with padded rows
   EncoderTables tables;
   FeedForwardTables feedforward_tables;
+  bool has_tables;
   ptrdiff_t parameters, packed_floats, gradient_floats;
 };
 
@@ -103,7 +106,9 @@ static inline void encoder_place_transformer(EncoderLayout& at, const EncoderSha
   t.queries = t.rows + wide;
   t.by_site = t.queries + wide;
   t.by_token = t.by_site + sites;
-  at.packed_floats = t.by_token + tokens;
+  t.query_slope = t.by_token + tokens;
+  t.row_slope = t.query_slope + wide;
+  at.packed_floats = t.row_slope + wide;
   t.by_site_slope = at.gradient_floats;
   t.by_token_slope = t.by_site_slope + sites;
   at.gradient_floats = t.by_token_slope + tokens;
@@ -141,7 +146,8 @@ static inline void encoder_place_feedforward(EncoderLayout& at, const EncoderSha
   t.centred_t = t.centred + (s.tokens + n) * wide;
   t.scale = t.centred_t + encoder_panels(d, s.tokens + s.length);
   t.deviation = t.scale + scales;
-  at.packed_floats = t.deviation + encoder_padded(s.length);
+  t.row_slope = t.deviation + encoder_padded(s.length);
+  at.packed_floats = t.row_slope + n * wide;
   t.slopes = t.hidden_slope = at.gradient_floats;
   t.residual_slope = t.hidden_slope + high;
   t.centred_slope = t.residual_slope + high;
@@ -152,6 +158,7 @@ static inline void encoder_place_feedforward(EncoderLayout& at, const EncoderSha
 
 static inline EncoderLayout encoder_layout(const EncoderShape& s) {
   EncoderLayout at{};
+  at.has_tables = s.blocks == 1;
   if (s.network == EncoderNetwork::feedforward)
     encoder_place_feedforward(at, s);
   else
@@ -199,19 +206,23 @@ struct EncoderGroup {
 
 ptrdiff_t encoder_arena_floats(const EncoderShape& shape);
 
-// Packing is a twentieth of a call of tf1-small: on one thread it would cost two threads as much again.
-constexpr int64_t pack_pieces = 4;
-
+// Stages of a chain's call in their order, each of them done for a piece of chain_pieces but for the groups.
+// What is not the groups is a twentieth of a call: on one thread it would cost two threads as much again.
 struct EncoderKernels {
-  // The weights as products read them: one of pack_pieces shares of the tensors; then, once a chain, the
-  // tables made from them.
-  void (*pack)(const EncoderLayout&, const EncoderShape&, const float* flat, float* packed, int64_t piece);
-  void (*tables)(const EncoderLayout&, const EncoderShape&, const PositionalCodes&, float* packed);
+  // The weights as products read them.
+  void (*pack)(const EncoderLayout&, const EncoderShape&, const PositionalCodes&, const float* flat,
+               float* packed, int64_t piece);
+  // The tables made from them, some of the sites.
+  void (*tables)(const EncoderLayout&, const EncoderShape&, const PositionalCodes&, float* packed,
+                 int64_t piece);
   void (*group)(EncoderGroup&);
-  // After the groups of a chain: adds what the tables' slopes give to the first of its `groups` partial
-  // gradients.
-  void (*finish)(const EncoderLayout&, const EncoderShape&, const PositionalCodes&, const float* packed,
-                 float* partials, ptrdiff_t stride, int64_t groups, float* arena);
+  // The slopes of the tables, added over the groups, and what they give at some of the sites.
+  void (*table_slopes)(const EncoderLayout&, const EncoderShape&, const PositionalCodes&, float* packed,
+                       float* partials, ptrdiff_t stride, int64_t groups, int64_t piece);
+  // The flat gradient, some rows of each tensor: the sum of the groups' partial gradients, with what the
+  // tables' slopes give.
+  void (*finish)(const EncoderLayout&, const EncoderShape&, float* packed, float* partials, ptrdiff_t stride,
+                 int64_t groups, float* gradient, int64_t piece);
   // Does `rounds` × 12 independent vector multiply-adds and returns the floating-point operations done: what
   // benchmarks divide by.
   double (*peak)(int64_t rounds, float* sink);

@@ -17,30 +17,31 @@ namespace {
 
 THERMOSPHERE_ALWAYS float score_scale(int d) { return log2_of_e / __builtin_sqrtf(static_cast<float>(d)); }
 
-void make_tables(const EncoderLayout& at, const EncoderShape& s, const PositionalCodes& codes,
-                 float* packed) {
-  const int n = s.length, d = s.embedding, wide = padded(d), mask = s.tokens - 1;
+// Of the sites `own`.
+void make_tables(const EncoderLayout& at, const EncoderShape& s, const PositionalCodes& codes, float* packed,
+                 PieceRows own) {
+  const int n = s.length, d = s.embedding, wide = padded(d), mask = s.tokens - 1,
+            sites = own.last - own.first;
   const EncoderTables& t = at.tables;
-  const EncoderTensor& query_key = at.block[0].query_key;
   const float* mask_row = packed + at.embedding_rows + static_cast<ptrdiff_t>(mask) * wide;
   const float scale = score_scale(d);
-  for (int i = 0; i < n; ++i)
+  const ptrdiff_t first = own.first;
+  float* rows = packed + t.rows + first * wide;
+  float* queries = packed + t.queries + first * wide;
+  for (int i = 0; i < sites; ++i)
     for (int k = 0; k < wide; k += lanes)
-      store(packed + t.rows + static_cast<ptrdiff_t>(i) * wide + k,
-            load(mask_row + k) + load(codes.embedding + static_cast<ptrdiff_t>(i) * wide + k));
-  pack_transposed(n, d, codes.embedding, wide, packed + t.code);
-  float* queries = packed + t.queries;
-  multiply(n, wide, d, rows_of(packed + t.rows, wide), Right{packed + query_key.forward, 32, 32L * d},
+      store(rows + i * wide + k, load(mask_row + k) + load(codes.embedding + (first + i) * wide + k));
+  multiply(sites, wide, d, rows_of(rows, wide), Right{packed + at.block[0].query_key.forward, 32, 32L * d},
            queries, wide);
-  for (ptrdiff_t i = 0; i < static_cast<ptrdiff_t>(n) * wide; i += lanes)
-    store(queries + i, load(queries + i) * scale);
-  multiply(n, padded(n), d, rows_of(queries, wide), Right{packed + t.code, 32, 32L * d}, packed + t.by_site,
+  for (int i = 0; i < sites * wide; i += lanes) store(queries + i, load(queries + i) * scale);
+  float* by_site = packed + t.by_site + first * padded(n);
+  multiply(sites, padded(n), d, rows_of(queries, wide), Right{packed + t.code, 32, 32L * d}, by_site,
            padded(n));
-  for (int i = 0; i < n; ++i)  // no key in the padding: 2^-1e30 is 0
-    for (int j = n; j < padded(n); ++j)
-      packed[t.by_site + static_cast<ptrdiff_t>(i) * padded(n) + j] = -1e30f;
-  multiply(n, padded(s.tokens), d, rows_of(queries, wide), Right{packed + at.embedding.forward, 32, 32L * d},
-           packed + t.by_token, padded(s.tokens));
+  for (int i = 0; i < sites; ++i)  // no key in the padding: 2^-1e30 is 0
+    for (int j = n; j < padded(n); ++j) by_site[i * padded(n) + j] = -1e30f;
+  multiply(sites, padded(s.tokens), d, rows_of(queries, wide),
+           Right{packed + at.embedding.forward, 32, 32L * d}, packed + t.by_token + first * padded(s.tokens),
+           padded(s.tokens));
 }
 
 // table[token_j] for the sites of a sequence, lanes at a time. Up to 32 tokens fit two AVX-512 registers, and
@@ -196,37 +197,51 @@ void one_block_pack(const Model& model, const Pack& pack, const int* site, const
   }
 }
 
-// dq = dS_site PE + dS_token E;  dE += dS_tokenᵀ q;  and with s = log2(e) / √d: dWqk += s dqᵀ x, d(E[mask])
-// += s Σ_i dq_i Wqk.
-void finish_tables(const EncoderLayout& at, const EncoderShape& s, const PositionalCodes& codes,
-                   const float* packed, float* partials, ptrdiff_t stride, int64_t groups, Arena arena) {
+// out (rows `own` of a table, `width` wide) += the same of the other groups.
+void add_table_groups(PieceRows own, int width, ptrdiff_t stride, int64_t groups, float* table) {
+  for (int64_t g = 1; g < groups; ++g)
+    for (ptrdiff_t i = static_cast<ptrdiff_t>(own.first) * width;
+         i < static_cast<ptrdiff_t>(own.last) * width; i += lanes)
+      store(table + i, load(table + i) + load(table + g * stride + i));
+}
+
+// With s = log2(e) / √d, at some of the sites: dq = s (dS_site PE + dS_token E), dx = dq Wqk.
+void attention_table_slopes(const EncoderLayout& at, const EncoderShape& s, const PositionalCodes& codes,
+                            float* packed, float* partials, ptrdiff_t stride, int64_t groups, int64_t piece) {
   const int n = s.length, d = s.embedding, wide = padded(d), width = padded(n), classes = padded(s.tokens);
   const EncoderTables& t = at.tables;
-  float* by_site = partials + t.by_site_slope;
-  float* by_token = partials + t.by_token_slope;
-  for (int64_t g = 1; g < groups; ++g) {
-    for (ptrdiff_t i = 0; i < static_cast<ptrdiff_t>(n) * width; i += lanes)
-      store(by_site + i, load(by_site + i) + load(by_site + g * stride + i));
-    for (ptrdiff_t i = 0; i < static_cast<ptrdiff_t>(n) * classes; i += lanes)
-      store(by_token + i, load(by_token + i) + load(by_token + g * stride + i));
-  }
-  float* query_slope = arena.take(static_cast<ptrdiff_t>(n) * wide);
-  float* row_slope = arena.take(static_cast<ptrdiff_t>(n) * wide);
-  const EncoderTensor& query_key = at.block[0].query_key;
-  const float scale = score_scale(d);
-  multiply(n, wide, n, rows_of(by_site, width), plain(codes.embedding, wide), query_slope, wide);
-  multiply_add(n, wide, s.tokens, rows_of(by_token, classes),
+  const PieceRows own = piece_rows(n, piece);
+  const int sites = own.last - own.first;
+  const ptrdiff_t first = own.first;
+  add_table_groups(own, width, stride, groups, partials + t.by_site_slope);
+  add_table_groups(own, classes, stride, groups, partials + t.by_token_slope);
+  float* query_slope = packed + t.query_slope + first * wide;
+  multiply(sites, wide, n, rows_of(partials + t.by_site_slope + first * width, width),
+           plain(codes.embedding, wide), query_slope, wide);
+  multiply_add(sites, wide, s.tokens, rows_of(partials + t.by_token_slope + first * classes, classes),
                Right{packed + at.embedding.backward, 32, 32L * s.tokens}, query_slope, wide);
-  float* embedding_slope = partials + at.embedding.gradient;
-  multiply_add(s.tokens, wide, n, transposed(by_token, classes), plain(packed + t.queries, wide),
-               embedding_slope, wide);
-  for (ptrdiff_t i = 0; i < static_cast<ptrdiff_t>(n) * wide; i += lanes)
-    store(query_slope + i, load(query_slope + i) * scale);
-  multiply_add(d, wide, n, transposed(query_slope, wide), plain(packed + t.rows, wide),
-               partials + query_key.gradient, wide);
-  multiply(n, wide, d, rows_of(query_slope, wide), Right{packed + query_key.backward, 32, 32L * d}, row_slope,
+  const float scale = score_scale(d);
+  for (int i = 0; i < sites * wide; i += lanes) store(query_slope + i, load(query_slope + i) * scale);
+  multiply(sites, wide, d, rows_of(query_slope, wide),
+           Right{packed + at.block[0].query_key.backward, 32, 32L * d}, packed + t.row_slope + first * wide,
            wide);
-  add_columns(n, wide, row_slope, wide, embedding_slope + static_cast<ptrdiff_t>(s.tokens - 1) * wide);
+}
+
+// dE += dS_tokenᵀ q, dWqk += dqᵀ x, dE[mask] += Σ_i dx_i: some rows of each.
+void finish_tables(const EncoderLayout& at, const EncoderShape& s, const float* packed, float* partials,
+                   int64_t piece) {
+  const int n = s.length, d = s.embedding, wide = padded(d), classes = padded(s.tokens);
+  const EncoderTables& t = at.tables;
+  const PieceRows tokens = piece_rows(s.tokens, piece), features = piece_rows(d, piece);
+  float* embedding_slope = partials + at.embedding.gradient;
+  multiply_add(tokens.last - tokens.first, wide, n,
+               transposed(partials + t.by_token_slope + tokens.first, classes),
+               plain(packed + t.queries, wide), embedding_slope + tokens.first * wide, wide);
+  multiply_add(features.last - features.first, wide, n,
+               transposed(packed + t.query_slope + features.first, wide), plain(packed + t.rows, wide),
+               partials + at.block[0].query_key.gradient + features.first * wide, wide);
+  if (tokens.last == s.tokens)
+    add_columns(n, wide, packed + t.row_slope, wide, embedding_slope + (s.tokens - 1) * wide);
 }
 
 }  // namespace

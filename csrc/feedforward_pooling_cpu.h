@@ -8,7 +8,7 @@
 // group; r is 11 kB.
 #pragma once
 
-#include "encoder_rows_cpu.h"
+#include "encoder_tables_cpu.h"
 
 namespace thermosphere {
 namespace {
@@ -22,17 +22,23 @@ void centre(int size, const float* row, float* out) {
   for (int k = size; k < padded(size); ++k) out[k] = 0.0f;
 }
 
-void make_pooling_tables(const EncoderLayout& at, const EncoderShape& s, const PositionalCodes& codes,
-                         float* packed) {
-  const int n = s.length, d = s.embedding, wide = padded(d), classes = padded(s.tokens);
+// E' and PE', and both transposed. embedding: E, its rows d floats apart.
+void centre_rows(const EncoderLayout& at, const EncoderShape& s, const PositionalCodes& codes,
+                 const float* embedding, float* packed) {
+  const int n = s.length, d = s.embedding, wide = padded(d);
+  float* centred = packed + at.feedforward_tables.centred;
+  for (int a = 0; a < s.tokens; ++a) centre(d, embedding + a * d, centred + a * wide);
+  for (int j = 0; j < n; ++j) centre(d, codes.embedding + j * wide, centred + (s.tokens + j) * wide);
+  pack_transposed(s.tokens + n, d, centred, wide, packed + at.feedforward_tables.centred_t);
+}
+
+// r at the sites `own`.
+void make_pooling_table(const EncoderLayout& at, const EncoderShape& s, float* packed, PieceRows own) {
+  const int d = s.embedding, wide = padded(d), classes = padded(s.tokens);
   const FeedForwardTables& t = at.feedforward_tables;
-  float* centred = packed + t.centred;
-  for (int a = 0; a < s.tokens; ++a) centre(d, packed + at.embedding_rows + a * wide, centred + a * wide);
-  float* code = centred + s.tokens * wide;
-  for (int j = 0; j < n; ++j) centre(d, codes.embedding + j * wide, code + j * wide);
-  pack_transposed(s.tokens + n, d, centred, wide, packed + t.centred_t);
+  const float* code = packed + t.centred + s.tokens * wide;
   const float share = 1.0f / static_cast<float>(d);
-  for (int j = 0; j < n; ++j)
+  for (int j = own.first; j < own.last; ++j)
     for (int a = 0; a < classes; a += lanes) {  // what falls beyond V is finite and never read
       const float* column = packed + t.centred_t + a / 32 * 32 * d + a % 32;
       Vec squares{};
@@ -125,30 +131,38 @@ void pool_backward(const Model& model, const Pack& pack, const Pooling& p, float
   }
 }
 
-// r = (|x'|²/d + eps)^-½ of x' = E'_a + PE'_j, so dE'_a += Σ_j c_ja x' with c = -dr r³/d; then dE_a is dE'_a
-// less its mean.
-void finish_pooling(const EncoderLayout& at, const EncoderShape& s, const float* packed, float* gradient,
-                    Arena arena) {
-  const int n = s.length, d = s.embedding, wide = padded(d), classes = padded(s.tokens);
+// r = (|x'|²/d + eps)^-½ of x' = E'_a + PE'_j, so dE'_a += Σ_j c_ja x' with c = -dr r³/d, here in the place
+// of dr at the sites `own`;
+void pooling_coefficients(const EncoderLayout& at, const EncoderShape& s, const float* packed,
+                          float* gradient, PieceRows own) {
+  const int classes = padded(s.tokens);
   const FeedForwardTables& t = at.feedforward_tables;
   const float* scale = packed + t.scale;
   float* coefficient = gradient + t.scale_slope;
-  for (int i = 0; i < n * classes; i += lanes) {
+  for (int i = own.first * classes; i < own.last * classes; i += lanes) {
     const Vec r = load(scale + i);
-    store(coefficient + i, load(coefficient + i) * r * r * r * (-1.0f / static_cast<float>(d)));
+    store(coefficient + i, load(coefficient + i) * r * r * r * (-1.0f / static_cast<float>(s.embedding)));
   }
+}
+
+// then dE_a is dE'_a less its mean, for some of the residues.
+void finish_pooling(const EncoderLayout& at, const EncoderShape& s, const float* packed, float* gradient,
+                    int64_t piece) {
+  const int n = s.length, d = s.embedding, wide = padded(d), classes = padded(s.tokens);
+  const FeedForwardTables& t = at.feedforward_tables;
+  const PieceRows own = piece_rows(s.tokens, piece);
+  const float* coefficient = gradient + t.scale_slope;
   float* centred_slope = gradient + t.centred_slope;
-  multiply_add(s.tokens, wide, n, transposed(coefficient, classes),
-               plain(packed + t.centred + s.tokens * wide, wide), centred_slope, wide);
-  float* total = arena.take(classes);
-  for (int a = 0; a < classes; ++a) total[a] = 0.0f;
-  add_columns(n, classes, coefficient, classes, total);
-  float* row = arena.take(wide);
-  for (int a = 0; a < s.tokens; ++a) {
-    float* own = centred_slope + a * wide;
+  multiply_add(own.last - own.first, wide, n, transposed(coefficient + own.first, classes),
+               plain(packed + t.centred + s.tokens * wide, wide), centred_slope + own.first * wide, wide);
+  for (int a = own.first; a < own.last; ++a) {
+    float total = 0.0f;
+    for (int j = 0; j < n; ++j) total += coefficient[j * classes + a];
+    float* slope = centred_slope + a * wide;
     for (int k = 0; k < wide; k += lanes)
-      store(own + k, load(own + k) + load(packed + t.centred + a * wide + k) * total[a]);
-    centre(d, own, row);
+      store(slope + k, load(slope + k) + load(packed + t.centred + a * wide + k) * total);
+    float row[encoder_embedding_max];
+    centre(d, slope, row);
     float* out = gradient + at.embedding.gradient + a * wide;
     for (int k = 0; k < wide; k += lanes) store(out + k, load(out + k) + load(row + k));
   }

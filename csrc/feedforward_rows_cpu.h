@@ -14,25 +14,30 @@ void add_bias(int rows, int width, const float* bias, float* x) {
     for (int j = 0; j < width; j += lanes) store(x + i * width + j, load(x + i * width + j) + load(bias + j));
 }
 
+// Of the sites `own`.
 void make_feedforward_tables(const EncoderLayout& at, const EncoderShape& s, const PositionalCodes& codes,
-                             float* packed) {
-  const int n = s.length, d = s.embedding, wide = padded(d), width = padded(s.hidden);
+                             float* packed, PieceRows own) {
+  const int d = s.embedding, wide = padded(d), width = padded(s.hidden), sites = own.last - own.first;
+  const ptrdiff_t first = own.first;
   const FeedForwardTables& t = at.feedforward_tables;
   const FeedForwardTensors& w = at.feedforward;
-  make_pooling_tables(at, s, codes, packed);
+  make_pooling_table(at, s, packed, own);
   float mask[encoder_embedding_max];
   fill_mask(d, mask);
   const float* mask_row = packed + at.embedding_rows + (s.tokens - 1) * wide;
-  for (int i = 0; i < n; ++i)
+  float* normal = packed + t.normal + first * wide;
+  for (int i = 0; i < sites; ++i)
     for (int k = 0; k < wide; k += lanes)
-      store(packed + t.normal + i * wide + k, load(mask_row + k) + load(codes.embedding + i * wide + k));
-  layer_norm(n, d, mask, packed + w.gain1.forward, packed + w.bias1.forward, packed + t.normal, wide,
-             packed + t.deviation, packed + t.rows);
-  const Left rows = rows_of(packed + t.rows, wide);
-  multiply(n, width, d, rows, Right{packed + w.weight1_site.forward, 32, 32L * d}, packed + t.hidden, width);
-  add_bias(n, width, packed + w.hidden_bias.forward, packed + t.hidden);
-  multiply(n, width, d, rows, Right{packed + w.residual.forward, 32, 32L * d}, packed + t.residual, width);
-  add_bias(n, width, packed + w.residual_bias.forward, packed + t.residual);
+      store(normal + i * wide + k, load(mask_row + k) + load(codes.embedding + (first + i) * wide + k));
+  layer_norm(sites, d, mask, packed + w.gain1.forward, packed + w.bias1.forward, normal, wide,
+             packed + t.deviation + first, packed + t.rows + first * wide);
+  const Left rows = rows_of(packed + t.rows + first * wide, wide);
+  float* hidden = packed + t.hidden + first * width;
+  multiply(sites, width, d, rows, Right{packed + w.weight1_site.forward, 32, 32L * d}, hidden, width);
+  add_bias(sites, width, packed + w.hidden_bias.forward, hidden);
+  float* residual = packed + t.residual + first * width;
+  multiply(sites, width, d, rows, Right{packed + w.residual.forward, 32, 32L * d}, residual, width);
+  add_bias(sites, width, packed + w.residual_bias.forward, residual);
 }
 
 // What backward needs of the rows of a pack; every array (rows × hidden_row(m)).
@@ -131,32 +136,51 @@ void feedforward_pack(const Model& model, const Pack& pack, const int* site, con
   pool_backward(model, pack, pooling, pooled_slope, work);
 }
 
-// dW1_site += dhiddenᵀ U, dWr += dresidualᵀ U, dU = dhidden W1_site + dresidual Wr, and through LN1 to
-// E[mask]; then what the pooling gives to E.
-void finish_feedforward(const EncoderLayout& at, const EncoderShape& s, const float* packed, float* partials,
-                        ptrdiff_t stride, int64_t groups, Arena arena) {
+// At some of the sites: dU = dhidden W1_site + dresidual Wr.
+void feedforward_table_slopes(const EncoderLayout& at, const EncoderShape& s, float* packed, float* partials,
+                              ptrdiff_t stride, int64_t groups, int64_t piece) {
+  const int n = s.length, m = s.hidden, wide = padded(s.embedding), width = padded(m);
+  const FeedForwardTables& t = at.feedforward_tables;
+  const FeedForwardTensors& w = at.feedforward;
+  const PieceRows own = piece_rows(n, piece);
+  const ptrdiff_t first = own.first;
+  add_table_groups(own, width, stride, groups, partials + t.hidden_slope);
+  add_table_groups(own, width, stride, groups, partials + t.residual_slope);
+  add_table_groups(own, padded(s.tokens), stride, groups, partials + t.scale_slope);
+  add_table_groups(piece_rows(s.tokens, piece), wide, stride, groups, partials + t.centred_slope);
+  pooling_coefficients(at, s, packed, partials, own);
+  float* slope = packed + t.row_slope + first * wide;
+  multiply(own.last - own.first, wide, m, rows_of(partials + t.hidden_slope + first * width, width),
+           Right{packed + w.weight1_site.backward, 32, 32L * m}, slope, wide);
+  multiply_add(own.last - own.first, wide, m, rows_of(partials + t.residual_slope + first * width, width),
+               Right{packed + w.residual.backward, 32, 32L * m}, slope, wide);
+}
+
+// dW1_site += dhiddenᵀ U, dWr += dresidualᵀ U, some rows of each, and what the pooling gives to E; one piece
+// does what is a sum over sites: the biases, and dU through LN1 to E[mask].
+void finish_feedforward(const EncoderLayout& at, const EncoderShape& s, float* packed, float* partials,
+                        int64_t piece) {
   const int n = s.length, d = s.embedding, m = s.hidden, wide = padded(d), width = padded(m);
   const FeedForwardTables& t = at.feedforward_tables;
   const FeedForwardTensors& w = at.feedforward;
-  for (int64_t g = 1; g < groups; ++g)
-    for (ptrdiff_t i = t.slopes; i < t.slopes + t.slope_floats; i += lanes)
-      store(partials + i, load(partials + i) + load(partials + g * stride + i));
   const float* hidden = partials + t.hidden_slope;
   const float* residual = partials + t.residual_slope;
-  add_columns(n, width, hidden, width, partials + w.hidden_bias.gradient);
-  add_columns(n, width, residual, width, partials + w.residual_bias.gradient);
   const Right rows = plain(packed + t.rows, wide);
-  multiply_add(m, wide, n, transposed(hidden, width), rows, partials + w.weight1_site.gradient, wide);
-  multiply_add(m, wide, n, transposed(residual, width), rows, partials + w.residual.gradient, wide);
-  float* slope = arena.take(static_cast<ptrdiff_t>(n) * wide);
-  multiply(n, wide, m, rows_of(hidden, width), Right{packed + w.weight1_site.backward, 32, 32L * m}, slope,
-           wide);
-  multiply_add(n, wide, m, rows_of(residual, width), Right{packed + w.residual.backward, 32, 32L * m}, slope,
-               wide);
-  layer_norm_backward(n, d, packed + w.gain1.forward, packed + t.normal, packed + t.deviation, slope, wide,
-                      partials + w.gain1.gradient, partials + w.bias1.gradient);
-  add_columns(n, wide, slope, wide, partials + at.embedding.gradient + (s.tokens - 1) * wide);
-  finish_pooling(at, s, packed, partials, arena);
+  const PieceRows own = piece_rows(m, piece);
+  const int units = own.last - own.first;
+  multiply_add(units, wide, n, transposed(hidden + own.first, width), rows,
+               partials + w.weight1_site.gradient + own.first * wide, wide);
+  multiply_add(units, wide, n, transposed(residual + own.first, width), rows,
+               partials + w.residual.gradient + own.first * wide, wide);
+  if (piece == chain_pieces - 1) {
+    add_columns(n, width, hidden, width, partials + w.hidden_bias.gradient);
+    add_columns(n, width, residual, width, partials + w.residual_bias.gradient);
+    float* slope = packed + t.row_slope;
+    layer_norm_backward(n, d, packed + w.gain1.forward, packed + t.normal, packed + t.deviation, slope, wide,
+                        partials + w.gain1.gradient, partials + w.bias1.gradient);
+    add_columns(n, wide, slope, wide, partials + at.embedding.gradient + (s.tokens - 1) * wide);
+  }
+  finish_pooling(at, s, packed, partials, piece);
 }
 
 }  // namespace

@@ -30,6 +30,16 @@ THERMOSPHERE_INLINE void clear(Lanes& sum) {
 
 THERMOSPHERE_INLINE double join(const Lanes& sum) { return join_lanes(sum.lane); }
 
+// sum += a b. The product of two floats is exact in float64, so that where the processor has a fused
+// multiply-add it makes the bits of a multiplication and an addition.
+THERMOSPHERE_INLINE void add_product(double& sum, float a, float b) {
+#if defined(__FMA__)
+  sum = __builtin_fma(static_cast<double>(a), static_cast<double>(b), sum);
+#else
+  sum += static_cast<double>(a) * static_cast<double>(b);
+#endif
+}
+
 THERMOSPHERE_INLINE void store(double* sums, double first, double second, double third) {
   sums[0] = first;
   sums[1] = second;
@@ -62,6 +72,7 @@ void propose(const ProposeSegment& s) {
   clear(s1);
   clear(s2);
   clear(s3);
+  const StepFactors factors = s.factors;
   NormalSource source(s.draw, s.first_quad);
   for_blocks(s.count, [&](int64_t first, int count) __attribute__((always_inline)) {
     float noise[block];
@@ -73,13 +84,12 @@ void propose(const ProposeSegment& s) {
     const float* __restrict noise_scales = s.noise_scales + first;
     float* __restrict proposal = s.proposal + first;
     for_lanes(count, [&](int i, int lane) __attribute__((always_inline)) {
-      const Proposed to = propose_element(s.factors, weights[i], momenta[i], gradient[i], inverse_masses[i],
+      const Proposed to = propose_element(factors, weights[i], momenta[i], gradient[i], inverse_masses[i],
                                           noise_scales[i], noise[i]);
       proposal[i] = to.kicked;
-      const double moved_d = to.moved, pull_d = to.pull;
-      s1.lane[lane] += moved_d * pull_d;
-      s2.lane[lane] += moved_d * moved_d;
-      s3.lane[lane] += pull_d * pull_d;
+      add_product(s1.lane[lane], to.moved, to.pull);
+      add_product(s2.lane[lane], to.moved, to.moved);
+      add_product(s3.lane[lane], to.pull, to.pull);
     });
   });
   store(s.sums, join(s1), join(s2), join(s3));
@@ -88,6 +98,7 @@ void propose(const ProposeSegment& s) {
 void project(const ProjectSegment& s) {
   Lanes metric;
   clear(metric);
+  const float dt = s.dt, multiplier = s.multiplier, momentum_shift = s.momentum_shift;
   for_blocks(s.count, [&](int64_t first, int count) __attribute__((always_inline)) {
     float* __restrict weights = s.weights + first;
     float* __restrict momenta = s.momenta + first;
@@ -95,11 +106,10 @@ void project(const ProjectSegment& s) {
     const float* __restrict inverse_masses = s.inverse_masses + first;
     for_lanes(count, [&](int i, int lane) __attribute__((always_inline)) {
       const Projected to =
-          project_element(s.dt, s.multiplier, s.momentum_shift, weights[i], proposal[i], inverse_masses[i]);
+          project_element(dt, multiplier, momentum_shift, weights[i], proposal[i], inverse_masses[i]);
       weights[i] = to.weight;
       momenta[i] = to.momentum;
-      metric.lane[lane] +=
-          static_cast<double>(to.weight) * static_cast<double>(to.weight * inverse_masses[i]);
+      add_product(metric.lane[lane], to.weight, to.weight * inverse_masses[i]);
     });
   });
   store(s.sums, join(metric), 0.0, 0.0);
@@ -108,6 +118,7 @@ void project(const ProjectSegment& s) {
 void momenta(const MomentaSegment& s) {
   Lanes overlap;
   clear(overlap);
+  const StepFactors factors = s.factors;
   NormalSource source(s.draw, s.first_quad);
   for_blocks(s.count, [&](int64_t first, int count) __attribute__((always_inline)) {
     float noise[block];
@@ -119,10 +130,10 @@ void momenta(const MomentaSegment& s) {
     const float* __restrict noise_scales = s.noise_scales + first;
     float* full = s.full_momenta + first;
     for_lanes(count, [&](int i, int lane) __attribute__((always_inline)) {
-      const FullMomentum p = full_momentum_element(s.factors, weights[i], half[i], gradient[i],
+      const FullMomentum p = full_momentum_element(factors, weights[i], half[i], gradient[i],
                                                    inverse_masses[i], noise_scales[i], noise[i]);
       full[i] = p.momentum;
-      overlap.lane[lane] += static_cast<double>(p.momentum) * static_cast<double>(p.pull);
+      add_product(overlap.lane[lane], p.momentum, p.pull);
     });
   });
   store(s.sums, join(overlap), 0.0, 0.0);
@@ -131,14 +142,15 @@ void momenta(const MomentaSegment& s) {
 void tangent(const TangentSegment& s) {
   Lanes energy;
   clear(energy);
+  const float shift = s.shift;
   for_blocks(s.count, [&](int64_t first, int count) __attribute__((always_inline)) {
     const float* __restrict weights = s.weights + first;
     const float* __restrict inverse_masses = s.inverse_masses + first;
     float* __restrict full = s.full_momenta + first;
     for_lanes(count, [&](int i, int lane) __attribute__((always_inline)) {
-      const float p = tangent_element(s.shift, full[i], weights[i]);
+      const float p = tangent_element(shift, full[i], weights[i]);
       full[i] = p;
-      energy.lane[lane] += static_cast<double>(p) * static_cast<double>(p * inverse_masses[i]);
+      add_product(energy.lane[lane], p, p * inverse_masses[i]);
     });
   });
   store(s.sums, join(energy), 0.0, 0.0);
@@ -151,8 +163,7 @@ void metric(const MetricSegment& s) {
     const float* __restrict weights = s.weights + first;
     const float* __restrict inverse_masses = s.inverse_masses + first;
     for_lanes(count, [&](int i, int lane) __attribute__((always_inline)) {
-      metric.lane[lane] +=
-          static_cast<double>(weights[i]) * static_cast<double>(weights[i] * inverse_masses[i]);
+      add_product(metric.lane[lane], weights[i], weights[i] * inverse_masses[i]);
     });
   });
   store(s.sums, join(metric), 0.0, 0.0);

@@ -59,10 +59,10 @@ template <class Layout>
 void add_groups(int64_t chains, int64_t groups, const Layout& at, const float* partials, int threads,
                 std::initializer_list<std::pair<const EncoderTensor*, float*>> tensors) {
   const ptrdiff_t stride = partial_stride(at);
-  parallel_for(chains * sum_pieces, threads, [&](int64_t task) {
-    const int64_t chain = task / sum_pieces;
+  parallel_for(chains * chain_pieces, threads, [&](int64_t task) {
+    const int64_t chain = task / chain_pieces;
     for (const auto& [tensor, out] : tensors)
-      add_partials(*tensor, partials + chain * groups * stride, stride, groups, task % sum_pieces,
+      add_partials(*tensor, partials + chain * groups * stride, stride, groups, task % chain_pieces,
                    out + chain * tensor->rows * tensor->columns);
   });
 }

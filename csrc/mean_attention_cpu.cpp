@@ -43,9 +43,12 @@ void mean_attention(const MeanAttentionCall& call, int threads) {
   float* packed = call_arena(packed_floats + 2 * groups * stride);
   double* sums = reinterpret_cast<double*>(packed + packed_floats);
   for (int64_t c = 0; c < call.chains; ++c) {
-    for (int64_t piece = 0; piece < pack_pieces; ++piece)
-      kernels.pack(at, call.shape, call.weights + c * call.parameters, packed, piece);
-    kernels.tables(at, call.shape, call.codes, packed);
+    parallel_for(chain_pieces, threads, [&](int64_t piece) {
+      kernels.pack(at, call.shape, call.codes, call.weights + c * call.parameters, packed, piece);
+    });
+    if (at.has_tables)
+      parallel_for(chain_pieces, threads,
+                   [&](int64_t piece) { kernels.tables(at, call.shape, call.codes, packed, piece); });
     std::memset(sums, 0, sizeof(double) * static_cast<size_t>(groups * stride));
     parallel_for(groups, threads, [&](int64_t g) {
       kernels.add_attention(at, call.shape, call.codes, packed, call.tokens, call.sequences * g / groups,

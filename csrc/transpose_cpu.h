@@ -38,7 +38,8 @@ THERMOSPHERE_ALWAYS void transpose_square(Vec (&m)[lanes]) {
 }
 
 // out (columns × padded(rows)) = scale · inᵀ, padding columns zero. Rows of `in` are padded.
-static void transpose(int rows, int columns, const float* in, ptrdiff_t row, float scale, float* out) {
+[[maybe_unused]] static void transpose(int rows, int columns, const float* in, ptrdiff_t row, float scale,
+                                       float* out) {
   const ptrdiff_t width = padded(rows);
   for (int top = 0; top < width; top += lanes)
     for (int left = 0; left < columns; left += lanes) {

@@ -265,6 +265,7 @@ BATCH = make_batch(2, 6)
         ({"weights": torch.zeros(2, 44244)}, r"weights must be \(C, 44245\), got \(2, 44244\)"),
         ({"weights": torch.zeros(3, 44245)}, r"batch.indices must be \(3, B\) .*, got \(2, 6\)"),
         ({"batch": Minibatch(BATCH.indices + 24, BATCH.weights)}, r"must be in \[0, 24\), got"),
+        ({"batch": Minibatch(BATCH.indices - 24, BATCH.weights)}, r"must be in \[0, 24\), got -"),
         (
             {"batch": Minibatch(BATCH.indices.int(), BATCH.weights)},
             r"batch.indices must be \(2, B\) torch.int64 on cpu, got \(2, 6\) torch.int32",
@@ -369,3 +370,23 @@ def test_limits_are_the_kernels() -> None:
     assert EncoderShape(1, 1, 1, 1, 2, "recurrent").obstacle() == (
         "network must be one of transformer, feedforward, got 'recurrent'"
     )
+
+
+def test_a_workspace_that_knows_a_set_still_checks_another() -> None:
+    data, weights, workspace = make_data(TF1), make_weights(TF1, 2), EncoderWorkspace()
+    before = encoder_gradient(TF1, data, weights, BATCH, workspace=workspace)
+    smaller = EncoderShape(1, 26, 104, 86, 21)
+    with pytest.raises(ValueError, match=r"data.code_embedding must be \(86, 32\)"):
+        encoder_gradient(smaller, data, make_weights(smaller, 2), BATCH, workspace=workspace)
+    with pytest.raises(ValueError, match=r"data.first must be \(25,\) torch.int64 on cpu, got"):
+        encoder_gradient(
+            TF1, data._replace(first=data.first[:-1]), weights, BATCH, workspace=workspace
+        )
+    other = make_data(TF1, seed=1)
+    alone = encoder_gradient(TF1, other, weights, BATCH)
+    assert_same_bits(
+        encoder_gradient(TF1, other, weights, BATCH, workspace=workspace).gradient,
+        alone.gradient,
+        "another set",
+    )
+    assert not torch.equal(alone.losses, before.losses)

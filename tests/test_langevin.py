@@ -199,6 +199,34 @@ def test_a_saved_state_continues_with_the_same_bits(scheme: str, tmp_path: Path)
     assert same_bits(loaded, state)
 
 
+CHANGES = {
+    "masses in place": lambda state: state.masses.mul_(1.5),
+    "one mass, unknown to torch": lambda state: state.masses.numpy().__setitem__((1, 3), 90.0),
+    "masses replaced": lambda state: setattr(state, "masses", 1.5 * state.masses),
+    "noise through .data": lambda state: state.noise_variance.data.mul_(0.5),
+    "temperature": lambda state: state.temperature.__setitem__(2, 1.3),
+    "norm": lambda state: state.norm2.mul_(1.001),
+    "nothing": lambda state: None,
+}
+
+
+@pytest.mark.parametrize("scheme", ["leapfrog", "paper"])
+@pytest.mark.parametrize("change", list(CHANGES))
+def test_a_state_changed_by_hand_moves_as_one_never_seen(change: str, scheme: str) -> None:
+    """A sampler keeps what it made from masses, noise, temperature and norm from run to run."""
+    sampler = make_sampler(scheme=scheme, adapt_every=0)
+    state = sampler.init(start_weights(3), norm2=Q)
+    sampler.run(state, 5)
+    unchanged = LangevinState.from_tensors(state.tensors())
+    CHANGES[change](state)
+    copy = LangevinState.from_tensors(state.tensors())
+    sampler.run(state, 5)
+    make_sampler(scheme=scheme, adapt_every=0).run(copy, 5)
+    assert same_bits(copy, state)
+    sampler.run(unchanged, 5)  # another state
+    assert same_bits(unchanged, state) == (change == "nothing")
+
+
 def test_a_state_with_a_tensor_missing_is_refused() -> None:
     tensors = make_sampler().init(start_weights(3)).tensors()
     del tensors["masses"]

@@ -46,7 +46,7 @@ __all__ = ["Langevin", "UnreachableSphereError"]
 
 # A burst takes about this long: Ctrl-C and progress wait no longer, and returning to Python costs
 # nothing beside it.
-BURST_SECONDS = 0.1
+BURST_SECONDS = 0.2
 
 
 class Langevin:
@@ -96,7 +96,7 @@ class Langevin:
         self.moves = Moves(potential, self.options, seed, threads, recorder)
         adaptation = Adaptation if self.options.batch is not None else FullBatchAdaptation
         self.adaptation = adaptation(potential, self.options, seed, self.moves.recorder)
-        self._pace = 1  # moves of the next burst
+        self._burst_moves: dict[int, int] = {}  # by number of chains, as the last run found it
 
     def init(
         self,
@@ -157,7 +157,7 @@ class Langevin:
         A mini-batch does not depend on the weights it is evaluated at, so that mean estimates ⟨U⟩
         without bias.
         on_moves(done) is called between bursts with the number of moves made: after every move
-        where the potential is neither fused nor captured, else about every tenth of a second. The
+        where the potential is neither fused nor captured, else about every fifth of a second. The
         bits do not depend on the cuts.
         Raises :class:`UnreachableSphereError` naming chain, step, dt and T_ratio: that chain keeps
         its last good weights and momenta, the others may have gone on, so the state as a whole is
@@ -165,23 +165,24 @@ class Langevin:
         """
         if moves < 1:
             raise ValueError(f"run: moves must be >= 1, got {moves}")
-        loss_sums = torch.zeros(len(state.temperature), dtype=torch.float64)
+        chains = len(state.temperature)
+        loss_sums = torch.zeros(chains, dtype=torch.float64)
         derived = self.moves.derive(state)
-        done = 0
+        done, burst = 0, self._burst_moves.get(chains, 1)
         while done < moves:
             due = self.adaptation.due(state)
             if due.numel():
                 self.adaptation.adapt(state, due)
                 derived = self.moves.derive(state)
-            burst = min(self._pace, moves - done, self.adaptation.moves_left(state))
+            made = min(burst, moves - done, self.adaptation.moves_left(state))
             begun = time.perf_counter()
-            self.moves.advance(state, derived, burst, loss_sums)
-            done += burst
+            self.moves.advance(state, derived, made, loss_sums)
+            done += made
             if on_moves is not None:
                 on_moves(done)
             if self.moves.fused is not None or self.moves.captured is not None:
-                taken = (time.perf_counter() - begun) / burst
-                self._pace = max(1, int(BURST_SECONDS / taken))
+                taken = (time.perf_counter() - begun) / made
+                burst = self._burst_moves[chains] = max(1, int(BURST_SECONDS / taken))
         return loss_sums / moves
 
     def kinetic_temperature(self, state: LangevinState) -> torch.Tensor:

@@ -4,6 +4,8 @@ numbers."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from thermosphere.models.potential import Potential, device_of
@@ -13,7 +15,12 @@ from thermosphere.ops.langevin_burst import (
     HalfMoves,
     langevin_burst,
 )
-from thermosphere.ops.langevin_step import StepWorkspace, langevin_momenta, langevin_step
+from thermosphere.ops.langevin_step import (
+    StepWorkspace,
+    langevin_momenta,
+    langevin_step,
+    metric_sums,
+)
 from thermosphere.ops.minibatch import Minibatch, draw_minibatch
 from thermosphere.ops.philox import Stream
 from thermosphere.sampling.captured import CapturedMoves
@@ -22,6 +29,14 @@ from thermosphere.sampling.options import LangevinOptions
 from thermosphere.sampling.recorder import GraphRecorder, Recorder
 from thermosphere.sampling.state import LangevinState
 from thermosphere.sampling.unreachable import unreachable
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
 
 
 class Moves:
@@ -53,6 +68,8 @@ class Moves:
             self.fused = getattr(potential, "fused", None)
         self._burst: BurstWorkspace | None = None
         self._workspace: StepWorkspace | None = None
+        self._derived: Derived | None = None
+        self._derived_from: tuple[torch.Tensor, ...] = ()
 
     @property
     def way(self) -> str:
@@ -62,15 +79,35 @@ class Moves:
         return "moves in bursts" if self.fused is not None else "moves one by one"
 
     def derive(self, state: LangevinState) -> Derived:
-        """Where moves are captured always the same memory, written anew. ValueError where the
-        masses leave the white noise no room."""
+        """What the state's next moves need: where moves are captured in always the same memory,
+        written anew; else made anew only where the state differs from the last one in what it is
+        made from, which costs a tenth. Compared by value: a copy cannot go stale, whoever changes
+        the state and however.
+
+        ValueError where the masses leave the white noise no room.
+        """
         shape, device = state.weights.shape, state.weights.device
         kept = self._workspace
         if kept is None or kept.proposal.shape != shape or kept.proposal.device != device:
             backend = "auto" if self.recorder is None else self.recorder.backend
             kept = self._workspace = StepWorkspace(*shape, device=device, backend=backend)
-        derived = derive(state, self.options, kept, self.threads)
-        return derived if self.captured is None else self.captured.keep(derived)
+            self._derived = None
+        if self.captured is not None:
+            return self.captured.keep(derive(state, self.options, kept, self.threads))
+        source = (
+            state.masses,
+            state.noise_variance,
+            state.temperature,
+            state.norm2,
+            state.chain_ids,
+        )
+        if self._derived is None or not all(map(_equal, source, self._derived_from)):
+            self._derived = derive(state, self.options, kept, self.threads)
+            self._derived_from = tuple(tensor.clone() for tensor in source)
+        metric = metric_sums(
+            state.weights, self._derived.inverse_masses, workspace=kept, threads=self.threads
+        )
+        return replace(self._derived, metric=metric)
 
     def gradient(self, state: LangevinState, stream: Stream) -> tuple[torch.Tensor, torch.Tensor]:
         """Losses (C,) and gradient (C, N) on the mini-batch of this step and stream."""
