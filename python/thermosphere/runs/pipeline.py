@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 from zlib import crc32
 
 import msgspec
@@ -47,7 +46,6 @@ from thermosphere.runs.config import (
     Config,
     ModelRun,
     Sampling,
-    Training,
     first_difference,
     load_config,
 )
@@ -64,7 +62,8 @@ from thermosphere.runs.pilots import (
 from thermosphere.runs.provenance import recorded
 from thermosphere.runs.sample import CHECKPOINT_FILE, sample_model
 from thermosphere.runs.sequence_model import sequence_model, starting_sequence
-from thermosphere.training import EarlyStopped, References, train_early_stopped, train_references
+from thermosphere.runs.train import train_model, training_checkpoints
+from thermosphere.training import References
 
 SEQUENCES_CHECKPOINT = "sequences.checkpoint.npz"
 
@@ -73,17 +72,6 @@ def stage_seed(seed: int, stage: str) -> int:
     """The seed of one stage, independent of every other stage's, from the run's."""
     state = np.random.SeedSequence([seed, crc32(stage.encode())]).generate_state(1, np.uint64)
     return int(state[0]) >> 1  # below 2**63, what every generator takes
-
-
-def training_options(settings: Training) -> dict[str, Any]:
-    """What both stages of training are told."""
-    return {
-        "check_every": settings.check_every,
-        "batch": settings.batch,
-        "warmup": settings.warmup,
-        "learning_rate_factor": settings.learning_rate_factor,
-        "dropout": settings.dropout,
-    }
 
 
 @dataclass(frozen=True)
@@ -376,48 +364,23 @@ class Run:
         directory = self.directory / name
         directory.mkdir(exist_ok=True)
         output = directory / "references.safetensors"
-        checkpoints = [directory / f"stage{k}.checkpoint.safetensors" for k in (1, 2)]
+        checkpoints = training_checkpoints(directory)
         if self._done(output, "train"):
             for checkpoint in checkpoints:  # left by a kill right after the output was written
                 checkpoint.unlink(missing_ok=True)
             return
-        model = named_model(name, length=data.length)
-        t = settings.training
-        stage1 = directory / "stage1.safetensors"
         for checkpoint in checkpoints:
             self._done(checkpoint, "train")  # refuses an unfinished training unless resuming
-        shared = training_options(t) | {"progress": self.progress}
-        if stage1.is_file():
-            stopped = EarlyStopped.load(stage1)
-        else:
-            stopped = train_early_stopped(
-                model,
-                data,
-                runs=t.runs,
-                seed=stage_seed(self.config.seed, f"stage 1 {name}"),
-                max_epochs=t.max_epochs,
-                patience=t.patience,
-                checkpoint=checkpoints[0],
-                **shared,
-            )
-            stopped.save(stage1)
-        norm2 = stopped.mean_norm2
-        references = train_references(
-            model,
+        seed = self.config.seed
+        references = train_model(
+            directory,
+            named_model(name, length=data.length),
             data,
-            norm2=norm2,
-            runs=t.references,
-            seed=stage_seed(self.config.seed, f"stage 2 {name}"),
-            max_epochs=t.reference_epochs,
-            patience=t.saturation_patience,
-            tolerance=t.saturation_tolerance,
-            checkpoint=checkpoints[1],
-            **shared,
+            settings.training,
+            seeds=(stage_seed(seed, f"stage 1 {name}"), stage_seed(seed, f"stage 2 {name}")),
+            progress=self.progress,
         )
-        references.save(output)
-        for checkpoint in checkpoints:
-            checkpoint.unlink(missing_ok=True)
-        self._say(f"train {name}: |w|² = Q = {norm2:.1f} → {output}")
+        self._say(f"train {name}: |w|² = Q = {float(references.norm2):.1f} → {output}")
 
     def _potential(
         self, name: str, settings: ModelRun, data: DataSet | None = None
