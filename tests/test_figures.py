@@ -219,8 +219,10 @@ def test_specific_heat_scale_is_not_set_by_a_model_without_equilibrated_points()
     adrift["equilibrated"] = ("temperature", np.zeros(5, np.bool_))
     (axes,) = specific_heat_figure({"tf1": ladder_table(), "adrift": adrift}).axes
     assert 300.0 < axes.get_ylim()[1] < 400.0
+    adrift["loss_slope"] = 200.0 + 0 * adrift["loss_slope"]  # then by the slopes
     (alone,) = specific_heat_figure({"adrift": adrift}).axes
-    assert alone.get_ylim()[1] > 1e6
+    assert alone.get_ylim()[1] == pytest.approx(260.0)
+    assert any(line.get_marker() == "^" and len(line.get_xdata()) == 5 for line in alone.lines)
 
 
 def test_attention_figure_puts_sites_on_residues() -> None:

@@ -146,14 +146,19 @@ def precision_figure(
 def specific_heat_figure(tables: Mapping[str, xr.Dataset], *, relative: bool = False) -> Figure:
     """C(T) from fluctuations (points), and d⟨U⟩/dT along the ladder (dashed), equal in equilibrium.
 
-    The axis is scaled to the equilibrated points of all models; a hollow triangle at the rim is a
-    point beyond it, as drifting chains produce.
+    The axis is scaled to the equilibrated points of all models, or, where there are none, to the
+    slopes, which a drift changes less; a hollow triangle at the rim is a point beyond it, as
+    drifting chains produce.
     """
     _check("specific_heat_figure", tables, "specific_heat")
     figure = new_figure(4.1)
     axes = figure.add_subplot()
     series = _model_series(tables, "specific_heat", None, relative)
     top = 1.15 * _reach(series)
+    if not any(one.equilibrated.any() for one in series):
+        slopes = np.concatenate([tables[one.label]["loss_slope"].values for one in series])
+        slopes = slopes[np.isfinite(slopes)]
+        top = 1.3 * float(slopes.max()) if slopes.size and slopes.max() > 0 else top
     for one in series:
         slope = tables[one.label]["loss_slope"].values
         axes.plot(one.temperature, slope, "--", color=one.colour, linewidth=1.0)
