@@ -219,9 +219,10 @@ def test_specific_heat_scale_is_not_set_by_a_model_without_equilibrated_points()
     adrift["equilibrated"] = ("temperature", np.zeros(5, np.bool_))
     (axes,) = specific_heat_figure({"tf1": ladder_table(), "adrift": adrift}).axes
     assert 300.0 < axes.get_ylim()[1] < 400.0
-    adrift["loss_slope"] = 200.0 + 0 * adrift["loss_slope"]  # then by the slopes
+    # Alone: by d⟨U⟩/dT of all its temperatures, here 200 T.
+    adrift["train_loss"] = 200.0 * adrift["temperature"]
     (alone,) = specific_heat_figure({"adrift": adrift}).axes
-    assert alone.get_ylim()[1] == pytest.approx(260.0)
+    assert 260.0 <= alone.get_ylim()[1] < 600.0  # differences on the scale of ln T
     assert any(line.get_marker() == "^" and len(line.get_xdata()) == 5 for line in alone.lines)
 
 

@@ -29,6 +29,7 @@ from thermosphere.analysis.figures import (
     new_figure,
     styled,
 )
+from thermosphere.analysis.thermodynamics import slope
 
 LABELS = {
     "train_loss": "mean loss ⟨U⟩ (nats per masked site)",
@@ -156,12 +157,11 @@ def specific_heat_figure(tables: Mapping[str, xr.Dataset], *, relative: bool = F
     series = _model_series(tables, "specific_heat", None, relative)
     top = 1.15 * _reach(series)
     if not any(one.equilibrated.any() for one in series):
-        slopes = np.concatenate([tables[one.label]["loss_slope"].values for one in series])
-        slopes = slopes[np.isfinite(slopes)]
-        top = 1.3 * float(slopes.max()) if slopes.size and slopes.max() > 0 else top
+        steepest = max((_steepest(tables[one.label]) for one in series), default=0.0)
+        top = 1.3 * steepest if steepest > 0 else top
     for one in series:
-        slope = tables[one.label]["loss_slope"].values
-        axes.plot(one.temperature, slope, "--", color=one.colour, linewidth=1.0)
+        slopes = tables[one.label]["loss_slope"].values
+        axes.plot(one.temperature, slopes, "--", color=one.colour, linewidth=1.0)
         beyond = one.mean > top if top > 0 else np.zeros(one.mean.shape, np.bool_)
         _points(axes, one, np.isfinite(one.mean) & ~beyond)
         rim = np.full(int(beyond.sum()), top)
@@ -173,6 +173,13 @@ def specific_heat_figure(tables: Mapping[str, xr.Dataset], *, relative: bool = F
     _legend(axes, series, "d⟨U⟩/dT of neighbours")
     _temperature_axis(axes, tables, relative)
     return figure
+
+
+def _steepest(table: xr.Dataset) -> float:
+    """Largest d⟨U⟩/dT along the ladder, of all temperatures; 0 where none is known."""
+    mean = table["train_loss"].values.astype(np.float64)
+    values, _ = slope(table["temperature"].values, mean, np.zeros(mean.shape))
+    return float(np.nanmax(values)) if np.isfinite(values).any() else 0.0
 
 
 def _model_series(
