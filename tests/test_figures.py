@@ -226,6 +226,14 @@ def test_specific_heat_scale_is_not_set_by_a_model_without_equilibrated_points()
     assert any(line.get_marker() == "^" and len(line.get_xdata()) == 5 for line in alone.lines)
 
 
+def test_specific_heat_that_is_unknown_everywhere_is_an_empty_figure() -> None:
+    short = ladder_table()
+    short["specific_heat"] = np.nan * short["specific_heat"]
+    short["equilibrated"] = ("temperature", np.zeros(5, np.bool_))
+    (axes,) = specific_heat_figure({"short": short}).axes
+    assert min(axes.get_xlim()) > 0
+
+
 def test_attention_figure_puts_sites_on_residues() -> None:
     n = 10
     attention = np.zeros((n, n))

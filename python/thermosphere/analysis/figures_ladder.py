@@ -156,7 +156,8 @@ def specific_heat_figure(tables: Mapping[str, xr.Dataset], *, relative: bool = F
     axes = figure.add_subplot()
     series = _model_series(tables, "specific_heat", None, relative)
     top = 1.15 * _reach(series)
-    if not any(one.equilibrated.any() for one in series):
+    known = any(np.isfinite(one.mean).any() for one in series)
+    if known and not any(one.equilibrated.any() for one in series):
         steepest = max((_steepest(tables[one.label]) for one in series), default=0.0)
         top = 1.3 * steepest if steepest > 0 else top
     for one in series:
