@@ -33,6 +33,7 @@ from thermosphere.sampling.stiffness import largest_curvature, mean_curvature
 
 SETTLED = "thermosphere settled weights"
 HEAT_TIMES = 3.0
+MIXED = 1.2  # R-hat
 ALLOWED = 0.01  # bias, as a share of ⟨U⟩ - U_min
 BURN_IN = 0.2
 # 100 mini-batches place a variance to a seventh, which is all that the shape of masses needs.
@@ -65,6 +66,7 @@ class Row:
     extrapolated: bool  # whether it did not get that far
     bias: float  # of ⟨U⟩, against the exact reference; NaN without
     bias_error: float
+    judged: bool  # whether both have mixed: else the difference says where they came from
 
     @property
     def decorrelation_seconds(self) -> float:
@@ -209,7 +211,8 @@ def judge(
         if loss is not None and reference is not None and loss is not reference:
             bias = loss.mean - reference.mean
             error = math.hypot(loss.error, reference.error)
-        rows.append(Row(trial, series, loss, moves, extrapolated, bias, error))
+        mixed = [one is not None and one.r_hat <= MIXED for one in (loss, reference)]
+        rows.append(Row(trial, series, loss, moves, extrapolated, bias, error, all(mixed)))
     known = [loss for loss in losses if loss is not None]
     if not known:
         raise ValueError("calibrate: no trial has enough draws to be judged; give it more seconds")
@@ -261,12 +264,13 @@ def _curvatures(
 
 
 def _eligible(row: Row, excess: float) -> bool:
-    if row.trial.options is None or row.series.failure or row.loss is None:
+    options = row.trial.options
+    if options is None or options.scheme == "paper" or row.series.failure:
         return False
-    if row.trial.options.scheme == "paper":
+    if not math.isfinite(row.decorrelation_seconds):
         return False
-    if math.isnan(row.bias):  # nothing exact to hold it against: only what cannot be far off
-        return row.trial.options.batch is None
+    if math.isnan(row.bias) or not row.judged:
+        return options.batch is None  # nothing exact to hold it against: what cannot be far off
     return abs(row.bias) <= max(ALLOWED * excess, 2 * row.bias_error)
 
 
