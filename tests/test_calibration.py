@@ -76,6 +76,22 @@ def test_the_fastest_unbiased_trial_is_chosen() -> None:
     assert judge(1e-4, 1.5, [r for r in without_bias if r[0] is not HMC]).chosen is FULL
 
 
+def test_a_bias_counts_only_where_both_have_mixed() -> None:
+    """Chains that stand apart differ from the reference by where they came from."""
+    apart = series(mean=2.05, tau=100.0)
+    apart = replace(apart, losses=apart.losses + np.array([[-0.1], [0.1]]))
+    results = [(FULL, replace(apart, losses=apart.losses + 1.0)), (HMC, series(seed=1))]
+    found = judge(1e-4, 1.5, results)
+    assert found.chosen is FULL
+    assert not found.row("full").judged
+    with pytest.raises(ValueError, match=r"^calibrate: expected a pseudo-Langevin trial"):
+        judge(1e-4, 1.5, [(FULL, series(mean=3.0, tau=100.0)), (HMC, series(seed=1))])
+    with pytest.raises(ValueError, match=r"^calibrate: expected a pseudo-Langevin trial"):
+        judge(
+            1e-4, 1.5, [(MINI, apart), (HMC, series(seed=1))]
+        )  # unmixed mini-batches: not trusted
+
+
 def test_low_friction_is_slow_however_fast_the_weights_are() -> None:
     """U forgets in 1/m1² moves, 400 of FULL and 6 of SLOW, and a start needs three of them."""
     results = [(FULL, series(tau=50.0)), (SLOW, series(tau=1200.0))]

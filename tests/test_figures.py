@@ -228,7 +228,8 @@ def test_specific_heat_scale_is_not_set_by_a_model_without_equilibrated_points()
 
 def test_specific_heat_that_is_unknown_everywhere_is_an_empty_figure() -> None:
     short = ladder_table()
-    short["specific_heat"] = np.nan * short["specific_heat"]
+    for name in ("specific_heat", "loss_slope"):
+        short[name] = np.nan * short[name]
     short["equilibrated"] = ("temperature", np.zeros(5, np.bool_))
     (axes,) = specific_heat_figure({"short": short}).axes
     assert min(axes.get_xlim()) > 0
