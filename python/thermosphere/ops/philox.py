@@ -30,6 +30,7 @@ class Stream(IntEnum):
     ACCEPTANCE = 8
     LENGTH = 9
     CURVATURE = 10
+    PROBE = 11
 
 
 def check_counter(op: str, seed: int, step: int) -> None:

@@ -26,10 +26,8 @@ from thermosphere.archive import read_archive, write_archive
 from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.runs.trials import Series, Trial, TrialRun
 from thermosphere.sampling.langevin import Langevin
-from thermosphere.sampling.masses import floored_variance
-from thermosphere.sampling.noise import estimate_noise
 from thermosphere.sampling.options import LangevinOptions
-from thermosphere.sampling.stiffness import largest_curvature, mean_curvature
+from thermosphere.sampling.stiffness import balance, largest_curvature
 
 SETTLED = "thermosphere settled weights"
 HEAT_TIMES = 3.0
@@ -148,18 +146,9 @@ def calibrate(
     start = _settled(
         directory / "settled.safetensors", potential, weights, norm2, temperature, settling, seed
     )
-    variance = estimate_noise(
-        potential,
-        start[:1],
-        seed=seed,
-        step=0,
-        chain_ids=torch.zeros(1, dtype=torch.int64),
-        batch=min(64, potential.examples),
-        draws_max=200,
-    ).variance
-    masses = floored_variance(variance, "median").expand(len(start), -1).contiguous()
-    mean, largest = _curvatures(potential, start[:1], masses[:1], seed)
-    step_size = FULL_BATCH.stiffness / math.sqrt(largest)
+    sampler = Langevin(potential, [temperature] * len(start), seed=seed, options=FULL_BATCH)
+    masses = sampler.init(start, norm2=norm2).masses  # of hybrid Monte Carlo: dt = 1 fits them
+    softness = _softness(potential, start[:1], masses[:1], seed)
     runs = [
         TrialRun(
             trial,
@@ -169,7 +158,7 @@ def calibrate(
             temperature,
             norm2,
             masses,
-            step_size,
+            FULL_BATCH.dt,
             seed=seed,
         )
         for trial in trials
@@ -183,7 +172,7 @@ def calibrate(
                 on_turn(run.trial.about, sum(min(r.spent, seconds) for r in runs))
             run.turn(min(turn, seconds))
     results = [(run.trial, run.series()) for run in runs]
-    return judge(temperature, lowest, results, mean / largest)
+    return judge(temperature, lowest, results, softness)
 
 
 def judge(
@@ -253,14 +242,14 @@ def decorrelation(series: Series) -> tuple[float, bool]:
     return float(moves[first] + share * (moves[first + 1] - moves[first])), False
 
 
-def _curvatures(
+def _softness(
     potential: MaskedLanguagePotential, weights: torch.Tensor, masses: torch.Tensor, seed: int
-) -> tuple[float, float]:
-    """Mean and largest ω² of one chain."""
+) -> float:
+    """Mean ω² of one chain over its largest."""
     same = torch.zeros(1, dtype=torch.int64)
-    mean = mean_curvature(potential, weights, masses, seed=seed, chain_ids=same)
+    _, diagonal = balance(potential, weights, masses, seed=seed, step=0, chain_ids=same)
     largest = largest_curvature(potential, weights, masses, seed=seed, step=0, chain_ids=same)
-    return float(mean), float(largest)
+    return float(diagonal.mean()) / float(largest)
 
 
 def _eligible(row: Row, excess: float) -> bool:

@@ -1,41 +1,58 @@
-"""Masses where every gradient is that of the whole set: there is no noise to balance, and the time
-step is as long as the stiffest direction lets it be (stiffness.py).
+"""Masses where every gradient is that of the whole set: there is no noise to balance, so they are
+shaped by the curvature of U, and the time step is as long as its stiffest direction lets it be
+(stiffness.py).
 
-M = D ω̂² dt² / s², D the variance of mini-batch gradients over its median (floored), ω̂² the
-largest curvature in units of D, s = ``stiffness``: ω dt of the stiffest mode; heavier where a move
-would turn w by more than ``LARGEST_TURN``.
+M = D ω̂² dt² / s². D makes the rows of D^-1/2 (∂²U/∂w²) D^-1/2 equally long, no lighter than
+``LIGHTEST`` of the median; ω̂² is the largest curvature in units of D; s = ``stiffness``, ω dt of
+the stiffest mode. Heavier where the modes together would be sampled hotter than ``STEP_BIAS``, or a
+move turn w by more than ``LARGEST_TURN``.
+
+The chains live elsewhere than the ES weights they start from: shaped there, masses of tf1-small at
+T* let a parameter move a third as far as those shaped where the chain has settled. So the shape is
+taken again at every look.
 """
 
 from __future__ import annotations
 
 import torch
 
+from thermosphere.models.potential import Gradient
 from thermosphere.ops.minibatch import Minibatch
 from thermosphere.sampling.adaptation import Adaptation
-from thermosphere.sampling.masses import floored_variance, median_variance
 from thermosphere.sampling.state import LangevinState
-from thermosphere.sampling.stiffness import largest_curvature
+from thermosphere.sampling.stiffness import ITERATIONS, balance, largest_curvature
 
-# The first look at the curvature comes after this many moves, and so does the next after one that
-# found ω dt off by more than TOLERANCE; each that did not doubles the distance, up to
-# ``adapt_every``. From ES weights, which are flat, the curvature of tf1 rises eightfold in 160
-# moves, and a step that was stable heats the chain.
+# The first look comes after this many moves, and so does the next after one that found ω dt off by
+# more than TOLERANCE; each that did not doubles the distance, up to ``adapt_every``. From ES
+# weights, which are flat, the curvature of tf1 rises eightfold in 160 moves, and a step that was
+# stable heats the chain.
 FIRST_LOOK = 25
 TOLERANCE = 0.2
+
+# Rounds of balancing at the start, from equal masses; each later look makes one more.
+ROUNDS = 2
+
+# Of the median mass. The masses of parameters that no gradient reaches are this light.
+LIGHTEST = 0.1
+
+# A mode of frequency ω is sampled at T (1 + ω² dt²/4): the mean over the modes may be this share
+# of T. Of transformers few modes are stiff, and ω dt = 0.8 stays below it.
+STEP_BIAS = 0.0025
 
 # A move may turn w by this angle, sqrt(T Σ 1/M / Q) dt: hot and soft, the sphere itself is what
 # bends.
 LARGEST_TURN = 0.1
 
+# Lanczos iterations of the check whether ω dt is still what it was; the new masses take more.
+CHECK = 5
+
 
 class FullBatchAdaptation(Adaptation):
-    """Changes masses and, with them, momenta; never weights, Q or the shape of the masses."""
-
-    def _noise_batch(self) -> int:
-        return min(self.options.noise_batch, self.potential.examples)
+    """Changes masses and momenta; never weights or Q."""
 
     def start(self, state: LangevinState, masses: torch.Tensor | None) -> None:
-        """Set the masses (unless given), draw thermal momenta."""
+        """Set the masses (unless given), draw thermal momenta. ValueError where no direction curves
+        upwards."""
         chains = torch.arange(len(state.weights))
         if masses is not None:
             state.masses = masses
@@ -44,43 +61,108 @@ class FullBatchAdaptation(Adaptation):
             if self.options.adapt_every:
                 state.next_adaptation.fill_(min(FIRST_LOOK, self.options.adapt_every))
             for rows in self._same_start(state):
-                state.masses[rows] = self._measured(state, rows[:1])
-            turn = self._turn(state, chains).to(state.masses.device)
-            state.masses *= (turn / LARGEST_TURN).square().clamp(min=1.0).float()[:, None]
-        everything = torch.ones_like(state.weights, dtype=torch.bool)
-        self._redraw_momenta(state, chains, everything, self._slope(state, chains))
+                self._shape_start(state, rows)
+        self._redraw_all(state, chains)
 
     def adapt(self, state: LangevinState, rows: torch.Tensor) -> None:
-        """Look at the curvature of these rows again; where ω dt is off by more than the tolerance,
-        scale all masses by one factor and the momenta by its root, which leaves them thermal."""
+        """Shape the masses of these rows where they are now; all their momenta are drawn again."""
         o = self.options
-        wanted = (o.stiffness / o.dt) ** 2
-        curvature = self._curvature(state, rows, state.masses[rows], state.step)
-        factor = torch.maximum(
-            curvature / wanted, (self._turn(state, rows) / LARGEST_TURN).square()
-        )
-        off = ((factor.clamp(min=0).sqrt() - 1).abs() > TOLERANCE) & (factor > 0)
+        before = state.masses[rows].double()
+        shape, mean, mean_before = self._balanced(state, rows, before, state.step)
+        stiffest_before = self._curvature(state, rows, before, state.step, CHECK)
+        factor = self._factor(state, rows, before, stiffest_before, mean_before)
+        off = (factor.sqrt() - 1).abs() > TOLERANCE
         state.streak[rows] = torch.where(off, 1, state.streak[rows] + 1)
         doubled = FIRST_LOOK * 2.0 ** (state.streak[rows] - 1).double().clamp(max=40)
         state.next_adaptation[rows] = state.step + doubled.clamp(max=o.adapt_every).long()
-        rows, factor = rows[off], factor[off].to(state.masses.device)[:, None]
-        if not len(rows):
-            return
-        # The leapfrog momentum Π is half a kick behind the position: Π = p + (dt/2) g.
-        kick = 0.5 * o.dt * self._slope(state, rows).double() * (o.scheme == "leapfrog")
-        momenta = (state.momenta[rows].double() - kick) * factor.sqrt() + kick
-        state.momenta[rows] = momenta.float()
-        state.masses[rows] = (state.masses[rows].double() * factor).float()
+        self._set_masses(state, rows, shape, self._curvature(state, rows, shape, state.step), mean)
+        self._redraw_all(state, rows)
 
-    def _slope(self, state: LangevinState, rows: torch.Tensor) -> torch.Tensor:
-        """dU/dw of the whole set, (R, N)."""
-        _, gradient = self.noisy(state.weights[rows].contiguous(), None)
-        return gradient + self._harmonic(state, rows)
+    def _shape_start(self, state: LangevinState, rows: torch.Tensor) -> None:
+        """Masses of chains that start at the same weights; they differ in temperature alone."""
+        first = rows[:1]
+        shape = torch.ones_like(state.weights[first], dtype=torch.float64)
+        for round_ in range(ROUNDS):
+            shape, mean, _ = self._balanced(state, first, shape, round_)
+        stiffest = self._curvature(state, first, shape, 0)
+        if not float(stiffest) > 0:
+            raise ValueError(
+                "masses: U must curve upwards in some direction at the start, got a largest "
+                f"curvature of {float(stiffest):.3g}; give `masses` explicitly"
+            )
+        self._set_masses(state, rows, shape.expand(len(rows), -1), stiffest, mean)
+
+    def _balanced(
+        self, state: LangevinState, rows: torch.Tensor, shape: torch.Tensor, step: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """A better shape (R, N) float64, and the mean curvatures (R,) in units of it and of the one
+        that was."""
+        length, diagonal = balance(
+            self._sampled(rows),
+            state.weights[rows].contiguous(),
+            shape,
+            seed=self.seed,
+            step=step,
+            chain_ids=self._identities(state, rows),
+        )
+        better = shape * length
+        typical = torch.stack([row[row > 0].median() if row.any() else row[0] for row in better])
+        better = torch.maximum(better, LIGHTEST * typical[:, None])
+        mean = (diagonal * (shape / better)).mean(1).cpu()
+        return better, mean, diagonal.mean(1).cpu()
 
     def _curvature(
-        self, state: LangevinState, rows: torch.Tensor, masses: torch.Tensor, step: int
+        self,
+        state: LangevinState,
+        rows: torch.Tensor,
+        shape: torch.Tensor,
+        step: int,
+        iterations: int = ITERATIONS,
     ) -> torch.Tensor:
-        """Of U with its harmonic terms, (R,) float64 on the CPU."""
+        """The largest in units of the shape, (R,) float64 on the CPU."""
+        return largest_curvature(
+            self._sampled(rows),
+            state.weights[rows].contiguous(),
+            shape,
+            seed=self.seed,
+            step=step,
+            chain_ids=self._identities(state, rows),
+            iterations=iterations,
+        ).cpu()
+
+    def _factor(
+        self,
+        state: LangevinState,
+        rows: torch.Tensor,
+        shape: torch.Tensor,
+        stiffest: torch.Tensor,
+        mean: torch.Tensor,
+    ) -> torch.Tensor:
+        """By what the shape is to be multiplied to be masses, (R,) float64 on the CPU."""
+        o = self.options
+        lightness = shape.reciprocal().sum(1).cpu()
+        turn2 = o.dt**2 * state.temperature[rows] * lightness / state.norm2[rows]
+        wanted = torch.maximum(stiffest / o.stiffness**2, mean / (4 * STEP_BIAS))
+        return torch.maximum(wanted * o.dt**2, turn2 / LARGEST_TURN**2)
+
+    def _set_masses(
+        self,
+        state: LangevinState,
+        rows: torch.Tensor,
+        shape: torch.Tensor,
+        stiffest: torch.Tensor,
+        mean: torch.Tensor,
+    ) -> None:
+        factor = self._factor(state, rows, shape, stiffest, mean).to(shape.device)
+        state.masses[rows] = (shape * factor[:, None]).float()
+
+    def _redraw_all(self, state: LangevinState, rows: torch.Tensor) -> None:
+        weights = state.weights[rows].contiguous()
+        _, slope = self._sampled(rows)(weights, None)
+        self._redraw_momenta(state, rows, torch.ones_like(weights, dtype=torch.bool), slope)
+
+    def _sampled(self, rows: torch.Tensor) -> Gradient:
+        """U of these rows with its harmonic terms."""
         harmonic = getattr(self.potential, "harmonic_gradient", None)
 
         def potential(
@@ -89,35 +171,10 @@ class FullBatchAdaptation(Adaptation):
             losses, gradient = self.noisy(weights, batch)
             return losses, gradient if harmonic is None else gradient + harmonic(weights, rows)
 
-        # One start for all: equal weights have equal curvatures.
-        same = torch.zeros_like(rows) if step == 0 else state.chain_ids[rows]
-        weights = state.weights[rows].contiguous()
-        return largest_curvature(
-            potential, weights, masses, seed=self.seed, step=step, chain_ids=same
-        ).cpu()
+        return potential
 
-    def _turn(self, state: LangevinState, rows: torch.Tensor) -> torch.Tensor:
-        """The angle of a thermal move, (R,) float64 on the CPU."""
-        lightness = state.masses[rows].double().reciprocal().sum(1).cpu()
-        return self.options.dt * (state.temperature[rows] * lightness / state.norm2[rows]).sqrt()
-
-    def _measured(self, state: LangevinState, row: torch.Tensor) -> torch.Tensor:
-        """Masses (1, N) float32 for one row. ValueError where no direction curves upwards."""
-        o = self.options
-        variance, _ = self._estimate(
-            state.weights[row].contiguous(), 0, torch.zeros(1, dtype=torch.int64)
-        )
-        floored = floored_variance(
-            variance,
-            o.floor,
-            layout=getattr(self.potential, "layout", None),
-            average_axis=o.average_axis,
-        )
-        shape = floored / median_variance(variance).to(floored.device)[:, None]
-        curvature = float(self._curvature(state, row, shape, 0))
-        if not curvature > 0:
-            raise ValueError(
-                "masses: U must curve upwards in some direction at the start, got a largest "
-                f"curvature of {curvature:.3g}; give `masses` explicitly"
-            )
-        return (shape * (curvature * (o.dt / o.stiffness) ** 2)).float()
+    @staticmethod
+    def _identities(state: LangevinState, rows: torch.Tensor) -> torch.Tensor:
+        """Of the random directions: one for all at the start, as equal weights share their
+        masses."""
+        return torch.zeros_like(rows) if state.step == 0 else state.chain_ids[rows]

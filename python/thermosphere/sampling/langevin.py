@@ -30,6 +30,7 @@ from thermosphere.sampling.adaptation import Adaptation
 from thermosphere.sampling.derived import noise_scales
 from thermosphere.sampling.full_batch import FullBatchAdaptation
 from thermosphere.sampling.moves import Moves
+from thermosphere.sampling.noise_adaptation import NoiseAdaptation
 from thermosphere.sampling.options import LangevinOptions
 from thermosphere.sampling.recorder import Recorder
 from thermosphere.sampling.start import (
@@ -94,8 +95,11 @@ class Langevin:
         self.temperature = checked_temperature(temperature)
         self.seed = checked_seed(seed)
         self.moves = Moves(potential, self.options, seed, threads, recorder)
-        adaptation = Adaptation if self.options.batch is not None else FullBatchAdaptation
-        self.adaptation = adaptation(potential, self.options, seed, self.moves.recorder)
+        self.adaptation: Adaptation = (
+            FullBatchAdaptation(potential, self.options, seed)
+            if self.options.batch is None
+            else NoiseAdaptation(potential, self.options, seed, self.moves.recorder)
+        )
         self._burst_moves: dict[int, int] = {}  # by number of chains, as the last run found it
 
     def init(

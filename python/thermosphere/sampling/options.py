@@ -28,8 +28,7 @@ class LangevinOptions:
     t_ratio_max: float | None = None  # masses rise above it; leapfrog: 2 t_ratio, paper: t_ratio
     t_ratio_cap: float = 1e-2  # largest default t_ratio
     displacement: float = 0.005  # ε of the default t_ratio, in units of sqrt(Q / N)
-    stiffness: float = 0.8  # ω dt of the stiffest mode where batch is None; unstable from 2
-    noise_batch: int = 64  # of the variances that shape the masses where batch is None
+    stiffness: float = 0.8  # largest ω dt of the stiffest mode where batch is None; unstable from 2
     variance_floor: str | float | None = None  # leapfrog: "median"; paper: 1e-8
     average_axis: int | None = None  # average v over this tensor axis and those after it
     noise_draws: int = 100  # mini-batches a round of the noise estimate
@@ -78,8 +77,6 @@ class LangevinOptions:
             raise ValueError(f"sampler: batch must be >= 1, got {self.batch}")
         if not 0 < self.stiffness < 2:
             raise ValueError(f"sampler: stiffness must be in (0, 2), got {self.stiffness}")
-        if self.noise_batch < 1:
-            raise ValueError(f"sampler: noise_batch must be >= 1, got {self.noise_batch}")
         if not 2 <= self.noise_draws <= self.noise_draws_max < 2**16:
             raise ValueError(
                 "sampler: expected 2 <= noise_draws <= noise_draws_max < 65536, "
