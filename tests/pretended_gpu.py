@@ -26,7 +26,7 @@ from thermosphere.ops.minibatch import Minibatch, redraw_minibatch
 from thermosphere.runs import sample as runs_sample
 from thermosphere.runs.config import Sampling
 from thermosphere.runs.sample import sample_model
-from thermosphere.sampling import adaptation, captured, moves, noise_draws
+from thermosphere.sampling import adaptation, captured, moves, noise, noise_draws, stiffness
 from thermosphere.sampling.captured import MOVES
 from thermosphere.sampling.langevin import Langevin, UnreachableSphereError
 from thermosphere.sampling.recorder import CallRecorder
@@ -145,7 +145,8 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(langevin_step_call, "_run", run)
     monkeypatch.setattr(langevin_step, "step_backend", lambda op, device, backend: "cpu")
-    monkeypatch.setattr(adaptation, "normals", normals)
+    for module in (adaptation, stiffness):
+        monkeypatch.setattr(module, "normals", normals)
     for module in (captured, noise_draws):
         monkeypatch.setattr(module, "redraw_minibatch", redraw)
 
@@ -199,6 +200,7 @@ def test_the_device_refuses_what_a_gpu_refuses() -> None:
         {"adapt_every": 12, "reset_probability": 0.5},
         {"adapt_every": 12, "scheme": "paper", "noise_tolerance": 0.02},
         {"constrained": False, "variance_floor": 0.5},
+        {"batch": None, "adapt_every": 12},
     ],
     ids=str,
 )
@@ -263,7 +265,7 @@ def test_an_estimate_waits_once_a_round() -> None:
     for draws in (5, 100):
         sources = noise_draws.NoiseDraws(QuadraticThere(), seed=3, batch=8, recorder=CallRecorder())
         before = waits
-        adaptation.estimate_noise(
+        noise.estimate_noise(
             runs.potential,
             start_weights(3).to(DEVICE),
             seed=3,
