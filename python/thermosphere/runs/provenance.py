@@ -72,6 +72,7 @@ def commit() -> str:
 def recorded(directory: Path, stage: str) -> Iterator[None]:
     """Write down how long the stage took, also where it failed or was interrupted on the way."""
     started, clock = datetime.now(UTC), time.monotonic()
+    running = commit()  # now: the tree may be another by the end
     done = False
     try:
         yield
@@ -79,17 +80,17 @@ def recorded(directory: Path, stage: str) -> Iterator[None]:
     finally:
         seconds = time.monotonic() - clock
         if done or seconds >= KEPT:  # a refusal is no part of the run
-            _append(directory / FILE, stage, started, seconds)
+            _append(directory / FILE, stage, started, seconds, running)
 
 
-def _append(path: Path, stage: str, started: datetime, seconds: float) -> None:
+def _append(path: Path, stage: str, started: datetime, seconds: float, running: str) -> None:
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         if new:
             writer.writerow(COLUMNS)
         when = started.strftime("%Y-%m-%dT%H:%M:%SZ")
-        writer.writerow((stage, when, f"{seconds:.1f}", __version__, commit(), machine()))
+        writer.writerow((stage, when, f"{seconds:.1f}", __version__, running, machine()))
 
 
 def stage_times(directory: Path) -> list[StageTime]:

@@ -3,7 +3,7 @@ and the verdict on every claim.
 
     DEST/README.md      the text, all of it generated
     DEST/*.png *.csv    figures and the numbers behind them
-    DEST/config.toml    the settings, resolved: `thermosphere run --config` repeats the run
+    DEST/config.toml    the settings, resolved: `thermosphere reproduce --config` repeats the run
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _head(run: StudiedRun, destination: Path) -> list[str]:
     waiting = [name for name in run.config.models if name not in run.studies]
     rows = [
         ["command", f"`{command}`"],
-        ["settings", "[config.toml](config.toml); `thermosphere run --config config.toml -o DIR`"],
+        ["settings", "[config.toml](config.toml); `thermosphere reproduce --config config.toml -o DIR`"],
         ["thermosphere", f"{__version__}, commit {provenance.commit() or 'unknown'}"],
         ["seed", str(run.config.seed)],
         *([["not sampled yet", ", ".join(waiting)]] if waiting else []),
