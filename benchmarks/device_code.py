@@ -117,6 +117,7 @@ def compile_triton(folder: Path, architecture: int, *, smallest: bool = False) -
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    from thermosphere.ops import langevin_step_kernels as kernels
     from thermosphere.ops import langevin_step_triton as step
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -126,8 +127,8 @@ def compile_triton(folder: Path, architecture: int, *, smallest: bool = False) -
         constants |= dict.fromkeys(("moves", "failed_move"))
         constants |= {"PADDED": 1, "ADVANCE": False}
     code = []
-    for name in sorted(name for name in vars(step) if name.endswith("_kernel")):
-        kernel = getattr(step, name)
+    for name in sorted(name for name in vars(kernels) if name.endswith("_kernel")):
+        kernel = getattr(kernels, name)
         types = {a: "constexpr" if a in constants else TRITON_TYPES[a] for a in kernel.arg_names}
         if name == "normals_kernel":
             types["out"] = "*fp32"

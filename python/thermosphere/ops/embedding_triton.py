@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from thermosphere.ops.attention_norm_triton import tile_width
+from thermosphere.ops.layer_norm_triton import tile_width
 
 ROWS, WARPS = 32, {16: 2, 32: 2, 64: 4, 128: 8}  # by the width of a tile
 

@@ -18,8 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
-from thermosphere.ops.attention_norm_triton import tile_width
-from thermosphere.ops.layer_norm_triton import normalised, normalised_slope
+from thermosphere.ops.layer_norm_triton import normalised, normalised_slope, tile_width
 from thermosphere.ops.partial_sums_triton import rows_per_group, summed_parts
 
 # Rows of a tile, and hidden units and warps by the width of the others: more units spill, more

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import triton
 
-from thermosphere.ops.attention_norm_triton import tile_width
 from thermosphere.ops.encoder_gradient import EncoderData, EncoderShape
 from thermosphere.ops.feedforward_pooling_triton import pool_backward_kernel, pool_kernel
 from thermosphere.ops.feedforward_rows_triton import (
@@ -28,6 +27,7 @@ from thermosphere.ops.feedforward_weights_triton import (
     ff_weight2_slope_kernel,
 )
 from thermosphere.ops.flat_tensors import FlatTensors
+from thermosphere.ops.layer_norm_triton import tile_width
 from thermosphere.ops.masked_rows_triton import MaskedRows
 from thermosphere.ops.partial_sums_triton import Segment, SegmentSums, rows_per_group
 

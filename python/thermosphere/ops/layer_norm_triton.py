@@ -1,10 +1,16 @@
-"""The layer norm of a tile of rows, inside other Triton kernels: ε = 1e-5, sums centred first."""
+"""A tile of rows inside other Triton kernels: how wide it is, and its layer norm (ε = 1e-5, sums
+centred first)."""
 
 # mypy: allow-untyped-defs
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+
+def tile_width(d: int) -> int:
+    """Columns of a tile: the power of two that holds d, at least the 16 of a matrix product."""
+    return max(16, triton.next_power_of_2(d))
 
 
 @triton.jit

@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from thermosphere.ops.attention_norm_triton import tile_width
+from thermosphere.ops.layer_norm_triton import tile_width
 from thermosphere.ops.partial_sums_triton import rows_per_group, sum_partials, summed_parts
 
 ROWS, WARPS = 16, {16: 1, 32: 1, 64: 4, 128: 4}  # by the width of a tile

@@ -107,7 +107,10 @@ def _head(run: StudiedRun, destination: Path) -> list[str]:
     waiting = [name for name in run.config.models if name not in run.studies]
     rows = [
         ["command", f"`{command}`"],
-        ["settings", "[config.toml](config.toml); `thermosphere reproduce --config config.toml -o DIR`"],
+        [
+            "settings",
+            "[config.toml](config.toml); `thermosphere reproduce --config config.toml -o DIR`",
+        ],
         ["thermosphere", f"{__version__}, commit {provenance.commit() or 'unknown'}"],
         ["seed", str(run.config.seed)],
         *([["not sampled yet", ", ".join(waiting)]] if waiting else []),
