@@ -25,7 +25,7 @@ from thermosphere.sampling.full_batch import LIGHTEST, ROUNDS
 from thermosphere.sampling.masses import floored_variance, median_variance
 from thermosphere.sampling.noise import estimate_noise
 from thermosphere.sampling.options import LangevinOptions
-from thermosphere.sampling.stiffness import balance, largest_curvature
+from thermosphere.sampling.stiffness import PROBES, Curvature
 from thermosphere.training import References
 
 SEED = 0
@@ -39,10 +39,14 @@ def of_noise(potential: MaskedLanguagePotential, weights: torch.Tensor) -> torch
     return floored_variance(variance, "median") / median_variance(variance)[:, None]
 
 
-def of_curvature(potential: MaskedLanguagePotential, weights: torch.Tensor) -> torch.Tensor:
-    shape = torch.ones_like(weights, dtype=torch.float64)
+def curvature_at(potential: MaskedLanguagePotential, weights: torch.Tensor) -> Curvature:
+    return Curvature(potential, weights, seed=SEED, step=0, chain_ids=ONE)
+
+
+def of_curvature(curvature: Curvature) -> torch.Tensor:
+    shape = torch.ones_like(curvature.weights, dtype=torch.float64)
     for round_ in range(ROUNDS):
-        length, _ = balance(potential, weights, shape, seed=SEED, step=round_, chain_ids=ONE)
+        length, _ = curvature.rows(shape, first=round_ * PROBES)
         shape = shape * length
         shape = shape.clamp(min=LIGHTEST * float(shape[shape > 0].median()))
     return shape
@@ -80,10 +84,10 @@ def main() -> None:
             ("equal", torch.ones_like(here, dtype=torch.float64)),
             ("noise at ES", of_noise(potential, es)),
             ("noise here", of_noise(potential, here)),
-            ("rows of the Hessian at ES", of_curvature(potential, es)),
-            ("rows of the Hessian here", of_curvature(potential, here)),
+            ("rows of the Hessian at ES", of_curvature(curvature_at(potential, es))),
+            ("rows of the Hessian here", of_curvature(curvature_at(potential, here))),
         ):
-            stiffest = largest_curvature(potential, here, shape, seed=SEED, step=0, chain_ids=ONE)
+            stiffest = curvature_at(potential, here).largest(shape)
             step = (temperature * stiffness**2 / (shape * stiffest)).sqrt()  # of each parameter
             angle = float(step.norm()) / float(here.double().norm())
             median = float(step.median()) / scale

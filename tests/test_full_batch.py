@@ -13,7 +13,7 @@ from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.proteins.dataset import make_data_set
 from thermosphere.sampling.full_batch import STEP_BIAS
 from thermosphere.sampling.langevin import Langevin
-from thermosphere.sampling.stiffness import balance, largest_curvature
+from thermosphere.sampling.stiffness import Curvature
 
 
 class Nonlinear:
@@ -39,9 +39,9 @@ class Nonlinear:
         return (self.x.T * bend) @ self.x / self.examples
 
 
-def curvature(potential, weights, masses, **changes):  # type: ignore[no-untyped-def]
-    arguments = {"seed": 3, "step": 0, "chain_ids": torch.arange(len(weights)), **changes}
-    return largest_curvature(potential, weights, masses, **arguments)
+def curvature(potential, weights, *, step=0, chain_ids=None):  # type: ignore[no-untyped-def]
+    chain_ids = torch.arange(len(weights)) if chain_ids is None else chain_ids
+    return Curvature(potential, weights, seed=3, step=step, chain_ids=chain_ids)
 
 
 def test_the_largest_curvature_is_that_of_the_hessian() -> None:
@@ -53,11 +53,13 @@ def test_the_largest_curvature_is_that_of_the_hessian() -> None:
     for w, m in zip(weights, masses, strict=True):
         root = m.double().rsqrt()
         exact.append(torch.linalg.eigvalsh(root[:, None] * potential.hessian(w) * root)[-1])
-    found = curvature(potential, weights, masses)
+    found = curvature(potential, weights).largest(masses)
     torch.testing.assert_close(found, torch.stack(exact), rtol=0.01, atol=0)
-    alone = curvature(potential, weights[1:2], masses[1:2], chain_ids=torch.tensor([1]))
+    alone = curvature(potential, weights[1:2], chain_ids=torch.tensor([1])).largest(masses[1:2])
     torch.testing.assert_close(alone, found[1:2], rtol=1e-4, atol=0)
-    one = curvature(potential, weights, masses, iterations=1)  # a Rayleigh quotient: from below
+    one = curvature(potential, weights).largest(
+        masses, iterations=1
+    )  # a Rayleigh quotient: from below
     assert bool((one < 0.9 * found).all())
 
 
@@ -66,9 +68,7 @@ def test_rows_of_the_hessian_have_these_lengths_and_this_diagonal() -> None:
     weights = torch.randn(2, potential.parameters, generator=torch.Generator().manual_seed(0)) * 0.3
     masses = torch.linspace(0.5, 4.0, potential.parameters).expand(2, -1)
     probes = 400
-    lengths, diagonals = balance(
-        potential, weights, masses, seed=3, step=0, chain_ids=torch.arange(2), probes=probes
-    )
+    lengths, diagonals = curvature(potential, weights).rows(masses, probes=probes)
     for w, m, length, diagonal in zip(weights, masses, lengths, diagonals, strict=True):
         root = m.double().rsqrt()
         hessian = root[:, None] * potential.hessian(w) * root
@@ -81,7 +81,7 @@ def test_rows_of_the_hessian_have_these_lengths_and_this_diagonal() -> None:
 
 def test_more_iterations_than_directions_are_not_made() -> None:
     toy = NoisyQuadratic(parameters=5)
-    found = curvature(toy, start_weights(2)[:, :5].contiguous(), torch.ones(2, 5))
+    found = curvature(toy, start_weights(2)[:, :5].contiguous()).largest(torch.ones(2, 5))
     torch.testing.assert_close(found, torch.full((2,), 3.0, dtype=torch.float64), rtol=1e-3, atol=0)
 
 
@@ -94,9 +94,10 @@ def test_curvature_of_a_network_is_that_of_autograd() -> None:
     potential = MaskedLanguagePotential(model, data.train, backend="fused")
     exact = MaskedLanguagePotential(model, data.train, backend="autograd")
     weights = model.initial(1, torch.Generator().manual_seed(2))
-    found = curvature(potential, weights, torch.ones_like(weights))
-    wanted = curvature(exact, weights.double(), torch.ones_like(weights), iterations=40)
-    torch.testing.assert_close(found, wanted, rtol=0.02, atol=0)
+    found = curvature(potential, weights).largest(torch.ones_like(weights))
+    wanted = curvature(exact, weights.double()).largest(torch.ones_like(weights), iterations=40)
+    # One-sided differences: the curvature changes by some per cent over their length.
+    torch.testing.assert_close(found, wanted, rtol=0.05, atol=0)
 
 
 class OneStiffDirection:

@@ -27,7 +27,7 @@ from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.runs.trials import Series, Trial, TrialRun
 from thermosphere.sampling.langevin import Langevin
 from thermosphere.sampling.options import LangevinOptions
-from thermosphere.sampling.stiffness import balance, largest_curvature
+from thermosphere.sampling.stiffness import Curvature
 
 SETTLED = "thermosphere settled weights"
 HEAT_TIMES = 3.0
@@ -247,9 +247,9 @@ def _softness(
 ) -> float:
     """Mean ω² of one chain over its largest."""
     same = torch.zeros(1, dtype=torch.int64)
-    _, diagonal = balance(potential, weights, masses, seed=seed, step=0, chain_ids=same)
-    largest = largest_curvature(potential, weights, masses, seed=seed, step=0, chain_ids=same)
-    return float(diagonal.mean()) / float(largest)
+    curvature = Curvature(potential, weights, seed=seed, step=0, chain_ids=same)
+    _, diagonal = curvature.rows(masses)
+    return float(diagonal.mean()) / float(curvature.largest(masses))
 
 
 def _eligible(row: Row, excess: float) -> bool:

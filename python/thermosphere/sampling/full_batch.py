@@ -20,7 +20,7 @@ from thermosphere.models.potential import Gradient
 from thermosphere.ops.minibatch import Minibatch
 from thermosphere.sampling.adaptation import Adaptation
 from thermosphere.sampling.state import LangevinState
-from thermosphere.sampling.stiffness import ITERATIONS, balance, largest_curvature
+from thermosphere.sampling.stiffness import PROBES, Curvature
 
 # The first look comes after this many moves, and so does the next after one that found ω dt off by
 # more than TOLERANCE; each that did not doubles the distance, up to ``adapt_every``. From ES
@@ -57,109 +57,54 @@ class FullBatchAdaptation(Adaptation):
         if masses is not None:
             state.masses = masses
             state.next_adaptation.fill_(-1)
-        else:
-            if self.options.adapt_every:
-                state.next_adaptation.fill_(min(FIRST_LOOK, self.options.adapt_every))
-            for rows in self._same_start(state):
-                self._shape_start(state, rows)
-        self._redraw_all(state, chains)
+            self._redraw_all(state, chains, self._sampled(chains)(state.weights, None)[1])
+            return
+        if self.options.adapt_every:
+            state.next_adaptation.fill_(min(FIRST_LOOK, self.options.adapt_every))
+        for rows in self._same_start(state):
+            self._shape_start(state, rows)
 
     def adapt(self, state: LangevinState, rows: torch.Tensor) -> None:
         """Shape the masses of these rows where they are now; all their momenta are drawn again."""
         o = self.options
+        curvature = self._curvature(state, rows, state.chain_ids[rows])
         before = state.masses[rows].double()
-        shape, mean, mean_before = self._balanced(state, rows, before, state.step)
-        stiffest_before = self._curvature(state, rows, before, state.step, CHECK)
+        shape, mean, mean_before = _balanced(curvature, before)
+        stiffest_before = curvature.largest(before, CHECK)
         factor = self._factor(state, rows, before, stiffest_before, mean_before)
         off = (factor.sqrt() - 1).abs() > TOLERANCE
         state.streak[rows] = torch.where(off, 1, state.streak[rows] + 1)
         doubled = FIRST_LOOK * 2.0 ** (state.streak[rows] - 1).double().clamp(max=40)
         state.next_adaptation[rows] = state.step + doubled.clamp(max=o.adapt_every).long()
-        self._set_masses(state, rows, shape, self._curvature(state, rows, shape, state.step), mean)
-        self._redraw_all(state, rows)
+        self._set_masses(state, rows, shape, curvature.largest(shape), mean)
+        self._redraw_all(state, rows, curvature.gradient)
 
     def _shape_start(self, state: LangevinState, rows: torch.Tensor) -> None:
         """Masses of chains that start at the same weights; they differ in temperature alone."""
-        first = rows[:1]
-        shape = torch.ones_like(state.weights[first], dtype=torch.float64)
+        curvature = self._curvature(state, rows[:1], torch.zeros(1, dtype=torch.int64))
+        shape = torch.ones_like(curvature.weights, dtype=torch.float64)
         for round_ in range(ROUNDS):
-            shape, mean, _ = self._balanced(state, first, shape, round_)
-        stiffest = self._curvature(state, first, shape, 0)
+            shape, mean, _ = _balanced(curvature, shape, round_)
+        stiffest = curvature.largest(shape)
         if not float(stiffest) > 0:
             raise ValueError(
                 "masses: U must curve upwards in some direction at the start, got a largest "
                 f"curvature of {float(stiffest):.3g}; give `masses` explicitly"
             )
         self._set_masses(state, rows, shape.expand(len(rows), -1), stiffest, mean)
-
-    def _balanced(
-        self, state: LangevinState, rows: torch.Tensor, shape: torch.Tensor, step: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """A better shape (R, N) float64, and the mean curvatures (R,) in units of it and of the one
-        that was."""
-        length, diagonal = balance(
-            self._sampled(rows),
-            state.weights[rows].contiguous(),
-            shape,
-            seed=self.seed,
-            step=step,
-            chain_ids=self._identities(state, rows),
-        )
-        better = shape * length
-        typical = torch.stack([row[row > 0].median() if row.any() else row[0] for row in better])
-        better = torch.maximum(better, LIGHTEST * typical[:, None])
-        mean = (diagonal * (shape / better)).mean(1).cpu()
-        return better, mean, diagonal.mean(1).cpu()
+        self._redraw_all(state, rows, curvature.gradient.expand(len(rows), -1))
 
     def _curvature(
-        self,
-        state: LangevinState,
-        rows: torch.Tensor,
-        shape: torch.Tensor,
-        step: int,
-        iterations: int = ITERATIONS,
-    ) -> torch.Tensor:
-        """The largest in units of the shape, (R,) float64 on the CPU."""
-        return largest_curvature(
+        self, state: LangevinState, rows: torch.Tensor, directions: torch.Tensor
+    ) -> Curvature:
+        """Of U at these rows' weights; directions (R,) int64 are what tells random ones apart."""
+        return Curvature(
             self._sampled(rows),
             state.weights[rows].contiguous(),
-            shape,
             seed=self.seed,
-            step=step,
-            chain_ids=self._identities(state, rows),
-            iterations=iterations,
-        ).cpu()
-
-    def _factor(
-        self,
-        state: LangevinState,
-        rows: torch.Tensor,
-        shape: torch.Tensor,
-        stiffest: torch.Tensor,
-        mean: torch.Tensor,
-    ) -> torch.Tensor:
-        """By what the shape is to be multiplied to be masses, (R,) float64 on the CPU."""
-        o = self.options
-        lightness = shape.reciprocal().sum(1).cpu()
-        turn2 = o.dt**2 * state.temperature[rows] * lightness / state.norm2[rows]
-        wanted = torch.maximum(stiffest / o.stiffness**2, mean / (4 * STEP_BIAS))
-        return torch.maximum(wanted * o.dt**2, turn2 / LARGEST_TURN**2)
-
-    def _set_masses(
-        self,
-        state: LangevinState,
-        rows: torch.Tensor,
-        shape: torch.Tensor,
-        stiffest: torch.Tensor,
-        mean: torch.Tensor,
-    ) -> None:
-        factor = self._factor(state, rows, shape, stiffest, mean).to(shape.device)
-        state.masses[rows] = (shape * factor[:, None]).float()
-
-    def _redraw_all(self, state: LangevinState, rows: torch.Tensor) -> None:
-        weights = state.weights[rows].contiguous()
-        _, slope = self._sampled(rows)(weights, None)
-        self._redraw_momenta(state, rows, torch.ones_like(weights, dtype=torch.bool), slope)
+            step=state.step,
+            chain_ids=directions,
+        )
 
     def _sampled(self, rows: torch.Tensor) -> Gradient:
         """U of these rows with its harmonic terms."""
@@ -173,8 +118,44 @@ class FullBatchAdaptation(Adaptation):
 
         return potential
 
-    @staticmethod
-    def _identities(state: LangevinState, rows: torch.Tensor) -> torch.Tensor:
-        """Of the random directions: one for all at the start, as equal weights share their
-        masses."""
-        return torch.zeros_like(rows) if state.step == 0 else state.chain_ids[rows]
+    def _factor(
+        self,
+        state: LangevinState,
+        rows: torch.Tensor,
+        shape: torch.Tensor,
+        stiffest: torch.Tensor,
+        mean: torch.Tensor,
+    ) -> torch.Tensor:
+        """By what the shape is to be multiplied to be masses, (R,) float64 on the CPU."""
+        o = self.options
+        lightness = shape.reciprocal().sum(1).cpu()
+        turn2 = o.dt**2 * state.temperature[rows] * lightness / state.norm2[rows]
+        wanted = torch.maximum(stiffest / o.stiffness**2, mean / (4 * STEP_BIAS)).cpu()
+        return torch.maximum(wanted * o.dt**2, turn2 / LARGEST_TURN**2)
+
+    def _set_masses(
+        self,
+        state: LangevinState,
+        rows: torch.Tensor,
+        shape: torch.Tensor,
+        stiffest: torch.Tensor,
+        mean: torch.Tensor,
+    ) -> None:
+        factor = self._factor(state, rows, shape, stiffest, mean).to(shape.device)
+        state.masses[rows] = (shape * factor[:, None]).float()
+
+    def _redraw_all(self, state: LangevinState, rows: torch.Tensor, slope: torch.Tensor) -> None:
+        every = torch.ones(len(rows), state.weights.shape[1], dtype=torch.bool)
+        self._redraw_momenta(state, rows, every.to(state.weights.device), slope)
+
+
+def _balanced(
+    curvature: Curvature, shape: torch.Tensor, round_: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A better shape (R, N) float64, and the mean curvatures (R,) in units of it and of the one
+    that was."""
+    length, diagonal = curvature.rows(shape, first=round_ * PROBES)
+    better = shape * length
+    typical = torch.stack([row[row > 0].median() if row.any() else row[0] for row in better])
+    better = torch.maximum(better, LIGHTEST * typical[:, None])
+    return better, (diagonal * (shape / better)).mean(1), diagonal.mean(1)

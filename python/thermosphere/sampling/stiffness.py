@@ -1,9 +1,10 @@
-"""The stiffest direction of U, and masses that make the time step fit it.
+"""The stiffest direction of U, how stiff the others are, and how long the rows of its Hessian: what
+masses need that make the time step fit it.
 
 In x = sqrt(M) w the leapfrog step is stable while ω dt < 2, ω² the largest eigenvalue of the
 Hessian M^-1/2 (∂²U/∂w²) M^-1/2, and a harmonic mode of frequency ω is then sampled at the
-temperature T / (1 - ω² dt²/4). Few modes of a network are stiff: the mean of `balance`'s diagonal
-beside ``largest_curvature`` says by how much the mean mode, and with it ⟨U⟩, is hotter.
+temperature T / (1 - ω² dt²/4). Few modes of a network are stiff: the mean of the diagonal beside
+the largest eigenvalue says by how much the mean mode, and with it ⟨U⟩, is hotter.
 """
 
 from __future__ import annotations
@@ -15,128 +16,125 @@ import torch
 from thermosphere.models.potential import Gradient
 from thermosphere.ops.philox import Stream, normals
 
-# Differences of two gradients over this share of |w|: float32 gradients are exact to about 1e-6 of
-# themselves, which leaves the difference three digits.
+# The difference of two gradients over this share of |w|: float32 gradients are exact to about 1e-6
+# of themselves, which leaves the difference three digits, and the curvature of sampled networks
+# changes by one or two per cent on the way.
 DIFFERENCE = 1e-3
 
 SMALLEST = 1e-150  # its square is a number
 
-# Gradient pairs of the largest eigenvalue: that of a network stands out, exact to 1e-3 then.
+# Products with the Hessian. The largest eigenvalue of a network stands out: exact to 1e-3 then.
 ITERATIONS = 10
 
-# And of the lengths of rows: with ten, masses of tf1-small and tf1 are as good as with forty.
+# For lengths of rows: with ten, masses of tf1-small and tf1 are as good as with forty.
 PROBES = 10
 
 
-def largest_curvature(
-    potential: Gradient,
-    weights: torch.Tensor,  # (C, N) float32
-    masses: torch.Tensor,  # (C, N)
-    *,
-    seed: int,
-    step: int,
-    chain_ids: torch.Tensor,
-    iterations: int = ITERATIONS,
-) -> torch.Tensor:
-    """Largest eigenvalue of M^-1/2 (∂²U/∂w²) M^-1/2 of each chain, (C,) float64, from below.
+class Curvature:
+    """The Hessian A = M^-1/2 (∂²U/∂w²) M^-1/2 at ``weights`` (C, N) float32, all chains at once, by
+    differences of full-set gradients: one a product, and one to begin with.
 
-    Lanczos with full reorthogonalisation, all chains at once; products with the Hessian are central
-    differences of full-set gradients, 2 a chain and iteration. Start vectors from
-    (seed, step, chain). The sphere is not looked at: one direction of N does not change the
-    largest.
+    Random directions are functions of (seed, chain id, step). The sphere is not looked at: one
+    direction of N changes little.
     """
-    iterations = min(iterations, weights.shape[1])
-    product = _hessian_product(potential, weights, masses)
-    first = _vector(Stream.CURVATURE, seed, step, chain_ids, weights.shape[1], weights.device)
-    vectors = [_unit(first)]
-    diagonal, beside = [], []
-    for iteration in range(iterations):
-        x = product(vectors[-1])
-        diagonal.append((x * vectors[-1]).sum(1))
-        if iteration + 1 == iterations:
-            break
-        basis = torch.stack(vectors, 1)  # (C, k, N)
-        for _ in range(2):  # twice is enough (Parlett, The Symmetric Eigenvalue Problem, 6-9)
-            x = x - ((basis @ x[:, :, None]).transpose(1, 2) @ basis)[:, 0]
-        # Where the Krylov space is exhausted nothing is left: a zero vector adds a zero eigenvalue.
-        left = x.norm(dim=1)
-        x = x * (left > 1e-12 * diagonal[0].abs().clamp(min=SMALLEST))[:, None]
-        beside.append(x.norm(dim=1))
-        vectors.append(_unit(x))
-    tridiagonal = torch.diag_embed(torch.stack(diagonal, 1))
-    if beside:
-        off = torch.stack(beside, 1)
-        tridiagonal = (
-            tridiagonal + torch.diag_embed(off, offset=1) + torch.diag_embed(off, offset=-1)
-        )
-    return torch.linalg.eigvalsh(tridiagonal)[:, -1]
 
+    def __init__(
+        self,
+        potential: Gradient,
+        weights: torch.Tensor,
+        *,
+        seed: int,
+        step: int,
+        chain_ids: torch.Tensor,  # (C,) int64
+    ) -> None:
+        self.potential, self.weights = potential, weights
+        self.seed, self.step, self.chain_ids = seed, step, chain_ids
+        # A copy: a potential may give the same buffer again.
+        self.gradient = potential(weights, None)[1].clone()  # dU/dw here, (C, N)
 
-def balance(
-    potential: Gradient,
-    weights: torch.Tensor,  # (C, N) float32
-    masses: torch.Tensor,  # (C, N)
-    *,
-    seed: int,
-    step: int,
-    chain_ids: torch.Tensor,
-    probes: int = PROBES,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Length of each row of A = M^-1/2 (∂²U/∂w²) M^-1/2, and its diagonal, both (C, N) float64.
+    def largest(self, masses: torch.Tensor, iterations: int = ITERATIONS) -> torch.Tensor:
+        """Largest eigenvalue of A, (C,) float64, from below, with masses (C, N).
 
-    From Gaussian vectors x: E (A x)² is the squared length, E x (A x) the diagonal (Bekas,
-    Kokiopoulou, Saad, Appl. Numer. Math. 57, 1214 (2007)). A length is off by 1/sqrt(2 probes) of
-    itself, the mean of the diagonal by sqrt(2 Σ λ² / probes) / N. Masses times these lengths
-    condition A better, positive or not (equilibration: Dauphin, de Vries, Bengio, NeurIPS 28
-    (2015)).
-    """
-    product = _hessian_product(potential, weights, masses)
-    square = torch.zeros(weights.shape, dtype=torch.float64, device=weights.device)
-    diagonal = torch.zeros_like(square)
-    for probe in range(probes):
-        x = _vector(
-            Stream.PROBE, seed, step * probes + probe, chain_ids, weights.shape[1], weights.device
-        )
-        y = product(x)
-        square += y.square() / probes
-        diagonal += x * y / probes
-    return square.sqrt(), diagonal
+        Lanczos with full reorthogonalisation.
+        """
+        iterations = min(iterations, self.weights.shape[1])
+        product = self._product(masses)
+        vectors = [_unit(self._vector(Stream.CURVATURE, self.step))]
+        diagonal, beside = [], []
+        for iteration in range(iterations):
+            x = product(vectors[-1])
+            diagonal.append((x * vectors[-1]).sum(1))
+            if iteration + 1 == iterations:
+                break
+            basis = torch.stack(vectors, 1)  # (C, k, N)
+            for _ in range(2):  # twice is enough (Parlett, The Symmetric Eigenvalue Problem, 6-9)
+                x = x - ((basis @ x[:, :, None]).transpose(1, 2) @ basis)[:, 0]
+            # Where the Krylov space is exhausted nothing is left: a zero vector adds a zero
+            # eigenvalue.
+            left = x.norm(dim=1)
+            x = x * (left > 1e-12 * diagonal[0].abs().clamp(min=SMALLEST))[:, None]
+            beside.append(x.norm(dim=1))
+            vectors.append(_unit(x))
+        tridiagonal = torch.diag_embed(torch.stack(diagonal, 1))
+        if beside:
+            off = torch.stack(beside, 1)
+            tridiagonal = (
+                tridiagonal + torch.diag_embed(off, offset=1) + torch.diag_embed(off, offset=-1)
+            )
+        return torch.linalg.eigvalsh(tridiagonal)[:, -1]
 
+    def rows(
+        self, masses: torch.Tensor, *, probes: int = PROBES, first: int = 0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Length of each row of A, and its diagonal, both (C, N) float64, from probes number
+        ``first`` and on.
 
-def _hessian_product(
-    potential: Gradient, weights: torch.Tensor, masses: torch.Tensor
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """x -> M^-1/2 (∂²U/∂w²) M^-1/2 x, (C, N) float64 both."""
-    root = masses.double().sqrt()
-    length = DIFFERENCE * weights.double().norm(dim=1, keepdim=True)
+        From Gaussian vectors x: E (A x)² is the squared length, E x (A x) the diagonal (Bekas,
+        Kokiopoulou, Saad, Appl. Numer. Math. 57, 1214 (2007)). A length is off by
+        1/sqrt(2 probes) of itself, the mean of the diagonal by sqrt(2 Σ λ² / probes) / N. Masses
+        times these lengths condition A better, positive or not (equilibration: Dauphin, de Vries,
+        Bengio, NeurIPS 28 (2015)).
+        """
+        product = self._product(masses)
+        square = torch.zeros_like(self.weights, dtype=torch.float64)
+        diagonal = torch.zeros_like(square)
+        for probe in range(first, first + probes):
+            x = self._vector(Stream.PROBE, self.step * 2**16 + probe)
+            y = product(x)
+            square += y.square() / probes
+            diagonal += x * y / probes
+        return square.sqrt(), diagonal
 
-    def product(x: torch.Tensor) -> torch.Tensor:
-        direction = x / root
-        norm = direction.norm(dim=1, keepdim=True).clamp(min=SMALLEST)
-        shift = direction * (length / norm)
-        _, ahead = potential((weights + shift).to(weights.dtype), None)
-        ahead = ahead.double()  # a copy: a potential may give the same buffer again
-        _, behind = potential((weights - shift).to(weights.dtype), None)
-        return (ahead - behind.double()) * (norm / (2 * length)) / root
+    def _product(self, masses: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        """x -> A x, (C, N) float64 both."""
+        root = masses.double().sqrt()
+        here, slope = self.weights, self.gradient.double()
+        length = DIFFERENCE * here.double().norm(dim=1, keepdim=True)
 
-    return product
+        def product(x: torch.Tensor) -> torch.Tensor:
+            direction = x / root
+            norm = direction.norm(dim=1, keepdim=True).clamp(min=SMALLEST)
+            shift = direction * (length / norm)
+            _, ahead = self.potential((here + shift).to(here.dtype), None)
+            return (ahead.double() - slope) * (norm / length) / root
 
+        return product
 
-def _vector(
-    stream: Stream,
-    seed: int,
-    step: int,
-    chain_ids: torch.Tensor,
-    count: int,
-    device: torch.device,
-) -> torch.Tensor:
-    """Gaussian, (C, count) float64."""
-    return torch.stack(
-        [
-            normals(seed=seed, stream=stream, chain=chain, step=step, count=count, device=device)
-            for chain in chain_ids.tolist()
+    def _vector(self, stream: Stream, step: int) -> torch.Tensor:
+        """Gaussian, (C, N) float64."""
+        _, count = self.weights.shape
+        drawn = [
+            normals(
+                seed=self.seed,
+                stream=stream,
+                chain=chain,
+                step=step,
+                count=count,
+                device=self.weights.device,
+            )
+            for chain in self.chain_ids.tolist()
         ]
-    ).double()
+        return torch.stack(drawn).double()
 
 
 def _unit(x: torch.Tensor) -> torch.Tensor:
