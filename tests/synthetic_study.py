@@ -38,9 +38,12 @@ def ladder(
         table[name] = ("temperature", curve * shape)
         scale = 10.0 if name == "specific_heat" else 1.0
         table[name + "_error"] = ("temperature", error * scale * shape)
-    for name, value in (("ess", 400.0), ("r_hat", 1.0), ("chains", CHAINS), ("draws", DRAWS)):
+    for name, value in (
+        ("ess", 400.0), ("freedom", 399.0), ("r_hat", 1.0), ("chains", CHAINS), ("draws", DRAWS)
+    ):  # fmt: skip
         table[name] = ("temperature", value * shape)
     table["equilibrated"] = ("temperature", np.full(RATIOS.size, counts))
+    table["stationary"] = ("temperature", np.zeros(RATIOS.size, np.bool_))
     table["reason"] = ("temperature", np.full(RATIOS.size, "" if counts else "still falling"))
     table["note"] = ("temperature", np.full(RATIOS.size, note))
     table.attrs = {"peak_temperature": PEAK, "peak_caveat": caveat}

@@ -184,6 +184,24 @@ def test_temperatures_that_are_not_equilibrated_are_hollow() -> None:
     assert "not equilibrated" in [text.get_text() for text in legend.get_texts()]
 
 
+def test_temperatures_whose_chains_stay_apart_are_half_filled() -> None:
+    table = ladder_table()
+    table["stationary"] = ("temperature", np.array([False, True, True, False, False]))
+    table["equilibrated"] = ("temperature", np.array([False, False, False, True, True]))
+    figure = observable_figure({"tf1": table}, "train_loss")
+    (axes,) = figure.axes
+    drawn = {
+        tuple(line.get_ydata()): (line.get_fillstyle(), line.get_markerfacecolor() == "white")
+        for line in axes.lines
+        if line.get_marker() == "o" and len(line.get_xdata())
+    }
+    assert drawn == {
+        (0.2, 0.3): ("left", False), (0.4, 0.5): ("full", False), (0.9,): ("full", True)
+    }  # fmt: skip
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert texts == ["starts stay apart", "not equilibrated"]
+
+
 def test_references_stand_beside_the_ladder_with_their_spread() -> None:
     figure = observable_figure(
         {"tf1": ladder_table()}, "train_loss", references={"tf1": REFERENCES}

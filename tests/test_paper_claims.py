@@ -158,6 +158,24 @@ def test_nothing_equilibrated_decides_nothing() -> None:
                or "T* is in doubt" in each.because for each in found)  # fmt: skip
 
 
+def test_temperatures_whose_chains_stand_still_apart_count_with_the_starts_as_draws() -> None:
+    apart = ladder(counts=False).assign(
+        stationary=("temperature", np.ones(X.size, np.bool_)),
+        freedom=("temperature", np.full(X.size, 2.0)),
+    )
+    found = one(claims_ladder.test_error_is_not_monotonic, study(table=apart))
+    assert found.verdict == "agrees"
+    # Two degrees of freedom: an error at which four hundred would still decide.
+    rough = apart.assign(test_error_error=("temperature", np.full(X.size, 0.025)))
+    assert one(claims_ladder.test_error_is_not_monotonic, study(table=rough)).verdict != "agrees"
+    many = rough.assign(freedom=("temperature", np.full(X.size, 399.0)))
+    assert one(claims_ladder.test_error_is_not_monotonic, study(table=many)).verdict == "agrees"
+    disagreeing = study(table=apart.assign(test_error=("temperature", RISING * np.ones(X.size))))
+    found = one(claims_ladder.test_error_is_not_monotonic, disagreeing)
+    assert found.verdict == "disagrees"
+    assert "at 15 of them chains that stay apart" in found.because
+
+
 def test_temperatures_where_cooling_disagrees_do_not_count() -> None:
     heating = ladder()
     cooling = ladder(train_loss=np.where(X < 1, 1.0, 0.0) + heating["train_loss"].values)

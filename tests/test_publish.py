@@ -109,7 +109,7 @@ def test_the_page_says_how_it_was_made_and_what_it_is_worth(published: Path) -> 
     # A smoke run proves nothing, and must not seem to.
     assert re.search(r"Of \d+ claims 0 agree, 0 disagree and (\d+) are undecided", page)
     assert "**agrees**" not in page
-    assert "**No temperature of tf1-small, ff equilibrated: what is shown of them is a run" in page
+    assert "**No temperature of tf1-small, ff settled: what is shown of them is a run" in page
     assert "2 of 2 temperatures are not equilibrated" in page
     assert "Heating against cooling was not run" in page
     outside = re.sub(r"<img [^>]*>|<!-- .*? -->", "", page)

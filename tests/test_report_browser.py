@@ -285,7 +285,7 @@ def test_runs_with_little_to_show(browser: Any, tmp_path: Path) -> None:
                 "attention": bool(model["ensembles"][0]["attention"]),
                 "similarity": bool(model["layers"]),
             }
-            for at, settled in enumerate(model["equilibrated"]):
+            for at, settled in enumerate(model["settled"]):
                 marked = "hollow" in str(marks(browser, "train_loss")[at].get_attribute("class"))
                 assert marked != settled
             for label in ("ES", "OT", "sampled"):

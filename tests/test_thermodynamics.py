@@ -12,6 +12,7 @@ from thermosphere.analysis.thermodynamics import (
     EquilibrationRule,
     kept_draws,
     peak_temperature,
+    settled,
     slope,
     thermodynamics,
 )
@@ -119,6 +120,50 @@ def test_disagreeing_chains_are_found() -> None:
     table = thermodynamics(samples)
     assert not table["equilibrated"].values[0]
     assert "disagree" in str(table["reason"].values[0])
+
+
+def apart(distance: float = 5.0) -> xr.Dataset:
+    """Three chains a temperature; at the first one they stay apart by so many deviations."""
+    samples = gaussian_ladder(LADDER, chains=3)
+    spread = samples["train_loss"][0].values.std()
+    samples["train_loss"][:3] += distance * spread * np.array([[-1.0], [0.0], [2.0]])
+    return samples
+
+
+def test_chains_that_stand_still_apart_are_the_draws() -> None:
+    samples = apart()
+    table = thermodynamics(samples)
+    assert table["equilibrated"].values.tolist() == [False, True, True, True]
+    assert table["stationary"].values.tolist() == [True, False, False, False]
+    assert settled(table).all()
+    means = samples["train_loss"][:3, 200:].values.mean(1)
+    assert float(table["train_loss"][0]) == pytest.approx(means.mean())
+    assert float(table["train_loss_error"][0]) == pytest.approx(means.std(ddof=1) / 3**0.5)
+    assert table["freedom"].values[0] == 2
+    assert float(table["freedom"][1]) == float(table["ess"][1]) - 1
+    # The specific heat is that within a chain, not of the distance between them.
+    z = (table["specific_heat"] - 500.0) / table["specific_heat_error"]
+    assert np.abs(z).max() < 4.0
+    assert table.attrs["peak_temperature"] in LADDER
+    assert "is equilibrated" not in table.attrs["peak_caveat"]
+
+
+@pytest.mark.parametrize("fault", ["all fall", "one falls", "one stopped", "at its start"])
+def test_chains_apart_that_move_are_not_settled(fault: str) -> None:
+    samples = apart(0.2 if fault == "one falls" else 5.0)
+    spread = samples["train_loss"][0].values.std()
+    if fault == "all fall":  # by less than they are apart, but all of them
+        samples["train_loss"][:3] += 3.0 * spread * np.linspace(1.0, 0.0, 400)
+    elif fault == "one falls":  # from far above the others: the mean moves by more than its error
+        samples["train_loss"][0] += 30.0 * spread * np.linspace(1.0, 0.0, 400)
+    elif fault == "one stopped":
+        samples["train_loss"][1, 50:] = np.nan
+    else:
+        samples["distance2"][:3] = 0.002 * NORM2
+    table = thermodynamics(samples)
+    assert not table["equilibrated"].values[0]
+    assert not table["stationary"].values[0]
+    assert settled(table).tolist() == [False, True, True, True]
 
 
 def test_chains_that_never_left_their_start_are_found() -> None:

@@ -29,7 +29,7 @@ from thermosphere.analysis.figures import (
     new_figure,
     styled,
 )
-from thermosphere.analysis.thermodynamics import slope
+from thermosphere.analysis.thermodynamics import settled, slope
 
 LABELS = {
     "train_loss": "mean loss ⟨U⟩ (nats per masked site)",
@@ -48,6 +48,7 @@ LABELS = {
 }
 
 HOLLOW = "not equilibrated"
+HALF = "starts stay apart"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class _Series:
     mean: npt.NDArray[np.float64]
     error: npt.NDArray[np.float64]
     equilibrated: npt.NDArray[np.bool_]
+    settled: npt.NDArray[np.bool_]  # these, and where chains stand still but stay apart
     references: Sequence[tuple[str, npt.NDArray[np.float64]]]
 
 
@@ -147,7 +149,7 @@ def precision_figure(
 def specific_heat_figure(tables: Mapping[str, xr.Dataset], *, relative: bool = False) -> Figure:
     """C(T) from fluctuations (points), and d⟨U⟩/dT along the ladder (dashed), equal in equilibrium.
 
-    The axis is scaled to the equilibrated points of all models, or, where there are none, to the
+    The axis is scaled to the settled points of all models, or, where there are none, to the
     slopes, which a drift changes less; a hollow triangle at the rim is a point beyond it, as
     drifting chains produce.
     """
@@ -157,7 +159,7 @@ def specific_heat_figure(tables: Mapping[str, xr.Dataset], *, relative: bool = F
     series = _model_series(tables, "specific_heat", None, relative)
     top = 1.15 * _reach(series)
     known = any(np.isfinite(one.mean).any() for one in series)
-    if known and not any(one.equilibrated.any() for one in series):
+    if known and not any(one.settled.any() for one in series):
         steepest = max((_steepest(tables[one.label]) for one in series), default=0.0)
         top = 1.3 * steepest if steepest > 0 else top
     for one in series:
@@ -217,6 +219,7 @@ def _series(
         mean=mean,
         error=table[error].values if error in table else np.zeros(mean.shape),
         equilibrated=table["equilibrated"].values if known else np.ones(mean.shape, np.bool_),
+        settled=settled(table) if known else np.ones(mean.shape, np.bool_),
         references=[
             (reference.label, np.asarray(reference.values[observable], dtype=np.float64).ravel())
             for reference in references
@@ -265,7 +268,8 @@ def _references(axes: Axes, series: Sequence[_Series], categories: Sequence[str]
 
 
 def _points(axes: Axes, series: _Series, shown: npt.NDArray[np.bool_]) -> None:
-    """Error bars joined by a faint line; hollow where not equilibrated."""
+    """Error bars joined by a faint line; half filled where chains stay apart, hollow where they
+    move."""
     axes.plot(
         series.temperature[shown],
         series.mean[shown],
@@ -273,20 +277,28 @@ def _points(axes: Axes, series: _Series, shown: npt.NDArray[np.bool_]) -> None:
         alpha=0.35,
         linewidth=1.0,
     )
-    for trusted, face in ((True, series.colour), (False, "white")):
-        chosen = shown & (series.equilibrated == trusted)
+    apart = series.settled & ~series.equilibrated
+    for which, fill, face in (
+        (series.equilibrated, "full", series.colour),
+        (apart, "left", series.colour),
+        (~series.settled, "full", "white"),
+    ):
+        chosen = shown & which
         axes.errorbar(
             series.temperature[chosen],
             series.mean[chosen],
             np.nan_to_num(series.error[chosen]),
             fmt=series.marker,
             color=series.colour,
+            fillstyle=fill,
             markerfacecolor=face,
+            markerfacecoloralt="white",
         )
 
 
 def _legend(axes: Axes, series: Sequence[_Series], dashed: str = "") -> None:
-    """Names of the series when there are several, of the dashed line, and what hollow means."""
+    """Names of the series when there are several, of the dashed line, and what half-filled and
+    hollow points are."""
     handles = []
     if len(series) > 1:
         for one in series:
@@ -295,7 +307,14 @@ def _legend(axes: Axes, series: Sequence[_Series], dashed: str = "") -> None:
             )
     if dashed:
         handles.append(Line2D([], [], color=GREY, linestyle="--", linewidth=1.0, label=dashed))
-    if any(np.any(np.isfinite(one.mean) & ~one.equilibrated) for one in series):
+    if any(np.any(np.isfinite(one.mean) & one.settled & ~one.equilibrated) for one in series):
+        handles.append(
+            Line2D(
+                [], [], color=GREY, marker="o", linestyle="", label=HALF,
+                fillstyle="left", markerfacecoloralt="white",
+            )
+        )  # fmt: skip
+    if any(np.any(np.isfinite(one.mean) & ~one.settled) for one in series):
         handles.append(
             Line2D([], [], color=GREY, marker="o", mfc="white", linestyle="", label=HOLLOW)
         )
@@ -308,9 +327,7 @@ def _temperature_axis(axes: Axes, tables: Mapping[str, xr.Dataset], relative: bo
     _label_decades(axes.xaxis)
     axes.set_xlabel("temperature T/T*" if relative else "temperature T (nats)")
     # A T* found among drifting chains is no transition: it gets no line.
-    peaks = [
-        _peak(table) if bool(table["equilibrated"].any()) else math.nan for table in tables.values()
-    ]
+    peaks = [_peak(table) if bool(settled(table).any()) else math.nan for table in tables.values()]
     for index, peak in enumerate(peaks):
         if relative or not math.isfinite(peak):
             continue
@@ -342,12 +359,12 @@ def _power_of_ten(value: float, _position: int) -> str:
 
 
 def _reach(series: Sequence[_Series]) -> float:
-    """Highest end of an error bar among equilibrated points, or among all when there are none.
+    """Highest end of an error bar among settled points, or among all when there are none.
 
-    A model without an equilibrated point must not set the scale of one that has some.
+    A model without a settled point must not set the scale of one that has some.
     """
     ends = [one.mean + np.nan_to_num(one.error) for one in series]
-    trusted = [end[one.equilibrated] for end, one in zip(ends, series, strict=True)]
+    trusted = [end[one.settled] for end, one in zip(ends, series, strict=True)]
     for values in (trusted, ends):
         known = [value for part in values for value in part[np.isfinite(part)]]
         if known:

@@ -48,6 +48,12 @@ class EquilibrationRule:
     min_distance: float = 0.01
 
 
+def settled(table: xr.Dataset) -> npt.NDArray[np.bool_]:
+    """(temperatures,): whether chains stand still there, equilibrated or apart."""
+    standing = table["equilibrated"].values.astype(bool)
+    return standing | table["stationary"].values if "stationary" in table else standing
+
+
 @dataclass(frozen=True)
 class KeptDraws:
     """The draws of one temperature that averages use.
@@ -108,12 +114,16 @@ def thermodynamics(
     - `ess`, `r_hat`, `drift`: bulk ESS, split R̂ and drift z of U; `distance_drift`: drift z of
       |w−w₀|²; `chains`, `draws`: how many chains and draws a chain were used;
     - `specific_heat`, `specific_heat_error`: C = (⟨U²⟩ − ⟨U⟩²)/T²;
-    - `loss_slope`, `loss_slope_error`: d⟨U⟩/dT by `slope` through the equilibrated temperatures
-      (NaN at the others), which equals C up to the coarseness of the ladder;
+    - `loss_slope`, `loss_slope_error`: d⟨U⟩/dT by `slope` through the settled temperatures (NaN at
+      the others), which equals C up to the coarseness of the ladder;
     - `equilibrated` (bool) by `rule`, `reason` (str, empty when equilibrated), `note` (str: what
-      else to know, such as weights that still wander while ⟨U⟩ stands).
-    Attributes: `peak_temperature` T* = arg max C over equilibrated temperatures (over all of them
-    when none is), NaN when no C is known; `peak_caveat` (str, empty when there is nothing to say).
+      else to know, such as weights that still wander while ⟨U⟩ stands);
+    - `stationary` (bool): not equilibrated, but only because chains stay apart (see `_stands`).
+      Averages are then means of the chains' own, errors those of the chains as independent draws,
+      C the mean of the variances within chains; `freedom` is of all errors: ESS − 1, or chains − 1
+      where stationary.
+    Attributes: `peak_temperature` T* = arg max C over settled temperatures (over all of them when
+    none is), NaN when no C is known; `peak_caveat` (str, empty when there is nothing to say).
     ValueError when train_loss or temperature is missing or a temperature is not positive.
     """
     rule = rule or EquilibrationRule()
@@ -124,13 +134,11 @@ def thermodynamics(
         name: ("temperature", np.array([row[name] for row in rows])) for name in rows[0]
     }
     table = xr.Dataset(variables, coords={"temperature": temperatures})
-    settled = np.where(table["equilibrated"].values, table["train_loss"].values, np.nan)
-    loss_slope, loss_slope_error = slope(temperatures, settled, table["train_loss_error"].values)
+    standing = np.where(settled(table), table["train_loss"].values, np.nan)
+    loss_slope, loss_slope_error = slope(temperatures, standing, table["train_loss_error"].values)
     table["loss_slope"] = ("temperature", loss_slope)
     table["loss_slope_error"] = ("temperature", loss_slope_error)
-    peak, caveat = peak_temperature(
-        temperatures, table["specific_heat"].values, table["equilibrated"].values
-    )
+    peak, caveat = peak_temperature(temperatures, table["specific_heat"].values, settled(table))
     table.attrs = {"peak_temperature": peak, "peak_caveat": caveat, "burn_in": burn_in}
     return table
 
@@ -193,28 +201,33 @@ def _one_temperature(
 ) -> dict[str, float | int | bool | str]:
     kept = kept_draws(samples, temperature, burn_in=burn_in)
     row: dict[str, float | int | bool | str] = {}
-    for name in OBSERVABLES:
-        if name in samples:
-            row[name], row[name + "_error"] = _mean(_finite(samples, name, kept))
     loss = _finite(samples, "train_loss", kept)
     row["chains"], row["draws"] = loss.shape
     known = loss.size > 0
     row["ess"] = convergence.effective_sample_size(loss) if known else math.nan
     row["r_hat"] = convergence.r_hat(loss) if known else math.nan
     row["drift"] = convergence.drift(loss) if known else math.nan
-    variance, error = convergence.variance_with_error(loss) if known else (math.nan, math.nan)
+    norm2 = float(samples.attrs.get("norm2", math.nan))
+    distance = _finite(samples, "distance2", kept) / norm2
+    distance = distance if np.isfinite(norm2) else distance[:0]
+    far = float(distance.mean()) if distance.size else math.nan
+    reason = _reason(row, loss, far, kept, rule)
+    stationary = bool(reason) and _stands(loss, far, kept, rule)
+    average = _mean_of_chains if stationary else _mean
+    row["freedom"] = (loss.shape[0] if stationary else float(row["ess"])) - 1.0
+    for name in OBSERVABLES:
+        if name in samples:
+            row[name], row[name + "_error"] = average(_finite(samples, name, kept))
+    variance, error = _variance(loss, stationary) if known else (math.nan, math.nan)
     row["specific_heat"] = variance / temperature**2
     row["specific_heat_error"] = error / temperature**2
     if "kinetic_temperature" in samples:
         row["kinetic_ratio"] = float(row["kinetic_temperature"]) / temperature
         row["kinetic_ratio_error"] = float(row["kinetic_temperature_error"]) / temperature
-    norm2 = float(samples.attrs.get("norm2", math.nan))
-    distance = _finite(samples, "distance2", kept) / norm2
-    distance = distance if np.isfinite(norm2) else distance[:0]
-    row["distance"], row["distance_error"] = _mean(distance)
+    row["distance"], row["distance_error"] = average(distance)
     row["distance_drift"] = convergence.drift(distance) if distance.size else math.nan
-    reason = _reason(row, loss, kept, rule)
     row["equilibrated"] = not reason
+    row["stationary"] = stationary
     row["reason"] = reason
     row["note"] = _note(row, distance, rule)
     return row
@@ -223,6 +236,7 @@ def _one_temperature(
 def _reason(
     row: dict[str, float | int | bool | str],
     loss: npt.NDArray[np.float64],
+    distance: float,
     kept: KeptDraws,
     rule: EquilibrationRule,
 ) -> str:
@@ -244,10 +258,47 @@ def _reason(
         reasons.append(f"chains or their halves disagree (R̂ = {r_hat:.2f}, should be near 1)")
     if ess < rule.min_ess:
         reasons.append(f"only about {ess:.0f} independent draws")
-    distance = float(row["distance"])
     if distance < rule.min_distance:
         reasons.append(f"the weights have hardly left their start (|w−w₀|²/Q = {distance:.2g})")
     return "; ".join(reasons)
+
+
+def _stands(
+    loss: npt.NDArray[np.float64], distance: float, kept: KeptDraws, rule: EquilibrationRule
+) -> bool:
+    """Whether every chain has settled, though each in a place of its own: with its own mean taken
+    off, the loss passes the rule for drift and ESS; and what the mean of the chains still moved
+    from the first half of the draws to the second is less than its error bar."""
+    if loss.shape[0] < 2 or loss.shape[1] < 2 * convergence.MINIMUM_DRAWS:
+        return False
+    if kept.dropped_chains or np.any(np.ptp(loss, axis=1) == 0.0) or distance < rule.min_distance:
+        return False
+    centred = loss - loss.mean(axis=1, keepdims=True)
+    half = loss.shape[1] // 2
+    moved = float(loss[:, -half:].mean() - loss[:, :half].mean())
+    return (
+        abs(convergence.drift(centred)) <= rule.max_drift
+        and convergence.effective_sample_size(centred) >= rule.min_ess
+        and abs(moved) <= _mean_of_chains(loss)[1]
+    )
+
+
+def _mean_of_chains(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Mean over chains that do not mix, and its standard error: chains are the draws."""
+    if values.size == 0 or values.shape[0] < 2:
+        return _mean(values)
+    means = values.mean(axis=1)
+    return float(means.mean()), float(means.std(ddof=1)) / math.sqrt(means.size)
+
+
+def _variance(values: npt.NDArray[np.float64], stationary: bool) -> tuple[float, float]:
+    """Of a quantity in equilibrium; where chains do not mix the mean of those within chains."""
+    if not stationary:
+        return convergence.variance_with_error(values)
+    within = np.array([convergence.variance_with_error(chain[None]) for chain in values])
+    spread = float(within[:, 0].std(ddof=1)) / math.sqrt(len(within))
+    own = math.sqrt(float((within[:, 1] ** 2).sum())) / len(within)
+    return float(within[:, 0].mean()), max(spread, own)
 
 
 def _note(

@@ -1,7 +1,8 @@
 """What a claim of the paper comes to in a run: a verdict, the numbers that gave it, and why.
 
-A temperature counts when it equilibrated and, where the chains from the next hotter temperature
-were run, heating and cooling agree there.  A claim agrees or disagrees when the 95 % interval of
+A temperature counts when it equilibrated, or when its chains stand still although they stay apart
+(then they are the independent draws), and, where the chains from the next hotter temperature were
+run, heating and cooling agree there.  A claim agrees or disagrees when the 95 % interval of
 what decides it says so; all else is undecided.
 """
 
@@ -19,6 +20,7 @@ import xarray as xr
 
 from thermosphere.analysis.hysteresis import hysteresis
 from thermosphere.analysis.significance import Measured
+from thermosphere.analysis.thermodynamics import settled
 from thermosphere.runs.config import Config, load_config, preset_text
 from thermosphere.runs.report_data import trusted_peak
 from thermosphere.runs.report_tables import format_temperature, with_error
@@ -42,7 +44,7 @@ class Finding:
 
 def usable(study: ModelStudy) -> xr.Dataset:
     """The rows of the study's table that count."""
-    counts = study.table["equilibrated"].values.copy()
+    counts = settled(study.table)
     if study.cooling is not None:
         compared = hysteresis(study.table, study.cooling)
         apart = compared["temperature"].values[~compared["agree"].values]
@@ -55,7 +57,7 @@ def measured(rows: xr.Dataset, name: str) -> list[Measured]:
     """An observable at each temperature of the rows; freedom from ESS, or from the chains where the
     error is that of their means (precisions)."""
     of_chains = name.startswith("precision")
-    freedom = rows["chains" if of_chains else "ess"].values - 1.0
+    freedom = rows["chains"].values - 1.0 if of_chains else rows["freedom"].values
     error = rows[name + "_error"].values
     return [
         Measured(float(m), float(e), float(f))
@@ -93,10 +95,10 @@ def too_few(study: ModelStudy, needed: int) -> str:
     count = rows.sizes["temperature"]
     if count >= needed:
         return ""
-    settled = int(every["equilibrated"].values.sum())
-    words = f"{settled} of {every.sizes['temperature']} temperatures of {study.name} equilibrated"
-    if settled > count:
-        words += f", and heating and cooling disagree at {settled - count} of these"
+    standing = int(settled(every).sum())
+    words = f"{standing} of {every.sizes['temperature']} temperatures of {study.name} settled"
+    if standing > count:
+        words += f", and heating and cooling disagree at {standing - count} of these"
     return words if count == 0 else f"{words}; {needed} must count"
 
 
@@ -120,10 +122,12 @@ def _checks(study: ModelStudy) -> str:
             if apart
             else f"heating and cooling agree at all {compared.sizes['temperature']} temperatures"
         )
+    apart = int((~rows["equilibrated"].values).sum())
     return (
         f"Checked for {study.name}: {rows.sizes['temperature']} temperatures count, with at least "
-        f"{float(rows['ess'].min()):.0f} effective draws and R̂ ≤ {float(rows['r_hat'].max()):.2f}; "
-        f"{cooling}."
+        f"{float(rows['ess'].min()):.0f} effective draws and R̂ ≤ {float(rows['r_hat'].max()):.2f}"
+        + (f", at {apart} of them chains that stay apart" if apart else "")
+        + f"; {cooling}."
     )
 
 

@@ -78,7 +78,18 @@ def axis_words(relative: bool, models: Mapping[str, object]) -> str:
 def ladder_data(stem: str, studies: Sequence[ModelStudy], names: Sequence[str]) -> Data:
     """Observables with errors against temperature, and of every ES and OT run."""
     values = [column for name in names for column in (name, _error(name))]
-    columns = ["model", "weights", "run", "T", "T/T*", "equilibrated", "ess", "r_hat", *values]
+    columns = [
+        "model",
+        "weights",
+        "run",
+        "T",
+        "T/T*",
+        "equilibrated",
+        "stationary",
+        "ess",
+        "r_hat",
+        *values,
+    ]
     rows: list[list[Cell]] = []
     for study in studies:
         unit, table = peak(study), study.table
@@ -88,6 +99,7 @@ def ladder_data(stem: str, studies: Sequence[ModelStudy], names: Sequence[str]) 
                 [
                     study.name, "samples", "", temperature, temperature / unit,
                     bool(table["equilibrated"].values[row]),
+                    bool(table["stationary"].values[row]),
                     *(_at(table, name, row) for name in ("ess", "r_hat", *values)),
                 ]
             )  # fmt: skip
@@ -100,7 +112,7 @@ def ladder_data(stem: str, studies: Sequence[ModelStudy], names: Sequence[str]) 
                     else math.nan
                     for name in values
                 ]
-                rows.append([study.name, reference.label, run + 1, *[""] * 5, *numbers])
+                rows.append([study.name, reference.label, run + 1, *[""] * 6, *numbers])
     return Data(stem, columns, rows)
 
 

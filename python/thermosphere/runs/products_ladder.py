@@ -161,7 +161,8 @@ def _usable_table(run: StudiedRun) -> Table:
     rows = []
     for study in run.studies.values():
         table, unit = study.table, peak(study)
-        settled = int(table["equilibrated"].values.sum())
+        mixed = int(table["equilibrated"].values.sum())
+        apart = int(table["stationary"].values.sum())
         counting = usable(study).sizes["temperature"]
         found = float(table.attrs["peak_temperature"])
         t_star = format_temperature(found) if np.isfinite(found) else "unknown"
@@ -171,16 +172,18 @@ def _usable_table(run: StudiedRun) -> Table:
                 f"{study.samples.sizes['parameter']:,}",
                 f"{float(run.trained[study.name].norm2):.1f}",
                 str(table.sizes["temperature"]),
-                str(settled),
+                str(mixed),
+                str(apart),
                 "not run" if study.cooling is None else str(counting),
                 t_star if np.isfinite(unit) else f"{t_star} (in doubt)",
                 f"{float(table['ess'].min()):.0f} to {float(table['ess'].max()):.0f}",
             ]
         )
     columns = [
-        "model", "N", "Q", "temperatures", "equilibrated", "and heating = cooling", "T*", "ESS of U"
+        "model", "N", "Q", "temperatures", "equilibrated", "still but apart",
+        "and heating = cooling", "T*", "ESS of U",
     ]  # fmt: skip
-    return Table(columns, rows, "", [i for i, row in enumerate(rows) if row[4] == "0"])
+    return Table(columns, rows, "", [i for i, row in enumerate(rows) if row[4:6] == ["0", "0"]])
 
 
 def _cooling_words(study: ModelStudy) -> str:
@@ -213,7 +216,7 @@ def _cooling_words(study: ModelStudy) -> str:
 def _equilibrium_data(studies: list[ModelStudy]) -> Data:
     columns = [
         "model", "T", "chains", "draws", "ess", "r_hat", "drift", "distance", "equilibrated",
-        "cooling - heating", "error", "z", "agree", "reason", "note",
+        "stationary", "cooling - heating", "error", "z", "agree", "reason", "note",
     ]  # fmt: skip
     rows: list[list[Cell]] = []
     for study in studies:
@@ -233,6 +236,7 @@ def _equilibrium_data(studies: list[ModelStudy]) -> Data:
                     int(row["draws"]),
                     *(float(row[name]) for name in ("ess", "r_hat", "drift", "distance")),
                     bool(row["equilibrated"]),
+                    bool(row["stationary"]),
                     *second,
                     str(row["reason"].values),
                     str(row["note"].values),

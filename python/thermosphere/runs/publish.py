@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from thermosphere import __version__
 from thermosphere.analysis.figures import save_png
+from thermosphere.analysis.thermodynamics import settled
 from thermosphere.runs import (
     products_ensemble,
     products_ladder,
@@ -134,9 +135,9 @@ def _head(run: StudiedRun, destination: Path) -> list[str]:
 
 def _verdicts(run: StudiedRun, verdicts: Sequence[Finding]) -> list[str]:
     """The first chapter: how many claims hold, and the list."""
-    lost = [name for name, study in run.studies.items() if not study.table["equilibrated"].any()]
+    lost = [name for name, study in run.studies.items() if not settled(study.table).any()]
     warning = (
-        f"**No temperature of {', '.join(lost)} equilibrated: what is shown of "
+        f"**No temperature of {', '.join(lost)} settled: what is shown of "
         f"{'it' if len(lost) == 1 else 'them'} is a run still on its way, not an ensemble.**"
     )
     counts = dict.fromkeys(("agrees", "disagrees", "undecided"), 0)
@@ -154,10 +155,13 @@ def _verdicts(run: StudiedRun, verdicts: Sequence[Finding]) -> list[str]:
         *([warning] if lost else []),
         f"Of {len(verdicts)} claims {counts['agrees']} agree, {counts['disagrees']} disagree and "
         f"{counts['undecided']} are undecided. A temperature counts when it equilibrated (no "
-        "drift, R̂ and ESS of independent chains, weights that left their start) and heating and "
-        "cooling agree there, where both were run. A claim agrees or disagrees when the 95 % "
-        "interval of what decides it says so. Errors are one standard error, from effective sample "
-        "sizes and blocks, for trained weights from the runs. Hollow points did not equilibrate.",
+        "drift, R̂ and ESS of independent chains, weights that left their start), or when every "
+        "chain stands still but chains from different starts stay apart (the starts are then the "
+        "independent draws), and heating and cooling agree there, where both were run. A claim "
+        "agrees or disagrees when the 95 % interval of what decides it says so. Errors are one "
+        "standard error, from effective sample sizes and blocks, or of the starts, for trained "
+        "weights of the runs. Half-filled points: chains stay apart; hollow points: they still "
+        "move.",
         _markdown_table(Table(["claim", "verdict"], rows)),
     ]
 

@@ -20,7 +20,7 @@ from thermosphere.analysis.contacts import highest_pairs, on_residues
 from thermosphere.analysis.figures import split_block
 from thermosphere.analysis.figures_runs import thinned
 from thermosphere.analysis.similarity import similarity_summary
-from thermosphere.analysis.thermodynamics import kept_draws
+from thermosphere.analysis.thermodynamics import kept_draws, settled
 from thermosphere.proteins.structure import ContactMap
 from thermosphere.runs.config import Analysis, Config
 from thermosphere.runs.report_tables import (
@@ -75,7 +75,7 @@ def trusted_peak(table: xr.Dataset) -> bool:
     """Whether T* is beyond doubt, so that temperatures may be given in units of it."""
     return (
         math.isfinite(float(table.attrs["peak_temperature"]))
-        and bool(table["equilibrated"].any())
+        and bool(settled(table).any())
         and not table.attrs["peak_caveat"]
     )
 
@@ -159,6 +159,7 @@ def _model(
         "temperatures": numbers(table["temperature"].values),
         "temperature_texts": [format_temperature(float(t)) for t in table["temperature"].values],
         "equilibrated": [bool(x) for x in table["equilibrated"].values],
+        "settled": [bool(x) for x in settled(table)],
         "reason": [str(x) for x in table["reason"].values],
         "note": [str(x) for x in table["note"].values],
         "chains": [int(x) for x in table["chains"].values],

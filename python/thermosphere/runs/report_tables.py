@@ -15,6 +15,7 @@ import xarray as xr
 from thermosphere.analysis.embedding import EffectiveDimension
 from thermosphere.analysis.figures_ladder import Reference
 from thermosphere.analysis.similarity import similarity_summary
+from thermosphere.analysis.thermodynamics import settled
 from thermosphere.proteins.tempering_result import TemperingResult
 from thermosphere.runs.report import Table
 from thermosphere.training import EarlyStopped, References
@@ -46,7 +47,7 @@ def thermodynamics_table(table: xr.Dataset, *, caption: str = "", short: bool = 
 
     table: from `thermodynamics`; variables it lacks make no column, so `precision_at_l_tolerant`
     appears once the caller has added it.  short: only loss, specific heat, errors and P̃@L, without
-    standard errors, for a terminal.  Temperatures that are not equilibrated are doubtful rows, and
+    standard errors, for a terminal.  Temperatures that have not settled are doubtful rows, and
     have no C: the variance of a drifting loss is no specific heat.
     """
     chosen = [
@@ -57,12 +58,12 @@ def thermodynamics_table(table: xr.Dataset, *, caption: str = "", short: bool = 
     columns = ["T", "equilibrated", *(column for column, _, _ in chosen), "ESS", "R̂"]
     rows = []
     for index, temperature in enumerate(table["temperature"].values):
-        settled = "yes" if table["equilibrated"].values[index] else "no"
-        row = [format_temperature(float(temperature)), settled]
+        state = equilibration(table, index)
+        row = [format_temperature(float(temperature)), state]
         for _, name, decimals in chosen:
             mean = float(table[name].values[index])
             error = name + "_error"
-            if name == "specific_heat" and settled == "no":
+            if name == "specific_heat" and state == "no":
                 row.append("–")
             elif short or error not in table:
                 row.append(_fixed(mean, decimals))
@@ -71,8 +72,15 @@ def thermodynamics_table(table: xr.Dataset, *, caption: str = "", short: bool = 
         row.append(_fixed(float(table["ess"].values[index]), 0))
         row.append(_fixed(float(table["r_hat"].values[index]), 2))
         rows.append(row)
-    doubtful = np.flatnonzero(~table["equilibrated"].values)
+    doubtful = np.flatnonzero(~settled(table))
     return Table(columns, rows, caption, tuple(int(index) for index in doubtful))
+
+
+def equilibration(table: xr.Dataset, index: int) -> str:
+    """Of one temperature: "yes", "apart" where chains stand still but apart, or "no"."""
+    if table["equilibrated"].values[index]:
+        return "yes"
+    return "apart" if settled(table)[index] else "no"
 
 
 def write_table(table: xr.Dataset, path: Path) -> None:
@@ -92,9 +100,16 @@ def write_table(table: xr.Dataset, path: Path) -> None:
 
 def equilibration_warnings(name: str, table: xr.Dataset) -> list[str]:
     """What a reader of the model `name` must know before any number; empty when all is well."""
-    doubtful = ~table["equilibrated"].values
+    standing = settled(table)
+    doubtful, apart = ~standing, standing & ~table["equilibrated"].values
     wandering = table["note"].values != ""
     sentences = []
+    if apart.any():
+        sentences.append(
+            f"{name}: at {apart.sum()} of {apart.size} temperatures ({_list(table, apart)}) every "
+            "chain stands still, but chains from different starts stay apart (half-filled points): "
+            "averages are over the starts, and so are error bars."
+        )
     if doubtful.any():
         sentences.append(
             f"{name}: {doubtful.sum()} of {doubtful.size} temperatures are not equilibrated "

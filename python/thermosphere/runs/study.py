@@ -16,7 +16,7 @@ import xarray as xr
 from thermosphere.analysis.embedding import EffectiveDimension, effective_dimensions, norm_vectors
 from thermosphere.analysis.figures_ladder import Reference
 from thermosphere.analysis.similarity import between_chains, layer_similarity
-from thermosphere.analysis.thermodynamics import kept_draws, thermodynamics
+from thermosphere.analysis.thermodynamics import kept_draws, settled, thermodynamics
 from thermosphere.models.layout import Layout
 from thermosphere.models.named import named_model
 from thermosphere.models.potential import MaskedLanguagePotential
@@ -248,9 +248,9 @@ def _trained_values(
 
 
 def _typical_temperature(table: xr.Dataset) -> float:
-    """Of the equilibrated temperatures (of all, where none is) the one with the least validation
+    """Of the settled temperatures (of all, where none is) the one with the least validation
     error."""
-    usable = table["equilibrated"].values
+    usable = settled(table)
     if not usable.any():
         usable = np.ones_like(usable)
     errors = np.where(usable, table["validation_error"].values, np.inf)

@@ -30,6 +30,7 @@ from thermosphere.analysis.figures_runs import (
 from thermosphere.analysis.figures_sequences import frequencies_figure
 from thermosphere.analysis.figures_weights import norm_figure, similarity_figure
 from thermosphere.analysis.sequence_statistics import pair_correlations, site_frequencies
+from thermosphere.analysis.thermodynamics import settled
 from thermosphere.proteins.dataset import DataSet
 from thermosphere.proteins.structure import ContactMap
 from thermosphere.proteins.tempering_result import TemperingResult
@@ -263,9 +264,9 @@ def _model_section(
         ),
     ]
     typical = format_temperature(study.typical)
-    shown = f"T = {typical}, the equilibrated temperature of least validation error"
-    if not study.table["equilibrated"].values.any():
-        shown = f"T = {typical} (no temperature equilibrated)"
+    shown = f"T = {typical}, the settled temperature of least validation error"
+    if not settled(study.table).any():
+        shown = f"T = {typical} (no temperature settled)"
     for label, one in study.attention.items():
         assert contacts is not None  # there is no attention without them
         start = f"start {one.start + 1}"

@@ -3,7 +3,7 @@
  *
  * spec.x, spec.y: {domain, label, log, rows}; rows are the names of a categorical y axis, from the top.
  * spec.side: names of a strip left of the axes, for weights without a temperature.
- * spec.series: {kind: 'points', symbol, join, points: [{x | side, y, ex | ey, hollow, dot, lines, pick}]}
+ * spec.series: {kind: 'points', symbol, join, points: [{x | side, y, ex | ey, hollow, half, dot, lines, pick}]}
  *              {kind: 'line', points: [{x, y, lines}]}  {kind: 'steps', low, high, heights, lines}
  *              with a colour class `cls`, `faint`, `walk` (arrow keys step through it).
  * spec.empty: words in place of what is not known.
@@ -224,7 +224,7 @@ function drawChart(host, spec) {
       );
       svg(group, 'path', { d: `M${low},${py}H${high}`, class: 'bars' });
     }
-    const kind = `mark ${point.hollow ? 'hollow' : ''} ${point.dot ? 'dot' : ''}`;
+    const kind = `mark ${point.hollow ? 'hollow' : ''} ${point.half ? 'half' : ''} ${point.dot ? 'dot' : ''}`;
     svg(group, 'path', {
       d: symbolPath(beyond ? 3 : one.symbol, px, py, point.dot ? 2.6 : 4),
       class: kind,

@@ -24,7 +24,7 @@ function hideTip() {
   tip.hidden = true;
 }
 
-/* Entries {cls, symbol | line, dashed, hollow, swatch | bare, text, value} above a chart. */
+/* Entries {cls, symbol | line, dashed, hollow, half, swatch | bare, text, value} above a chart. */
 function drawLegend(list, entries) {
   list.replaceChildren(
     ...entries.map((entry) => {
@@ -46,7 +46,7 @@ function legendMark(item, entry) {
   if (entry.symbol !== undefined) {
     svg(picture, 'path', {
       d: symbolPath(entry.symbol, 11, 7, 4),
-      class: `mark ${entry.hollow ? 'hollow' : ''}`,
+      class: `mark ${entry.hollow ? 'hollow' : ''} ${entry.half ? 'half' : ''}`,
     });
   } else if (entry.swatch) {
     svg(picture, 'rect', { x: 5, y: 1, width: 12, height: 12, class: entry.swatch });

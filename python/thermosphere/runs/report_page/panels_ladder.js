@@ -22,8 +22,14 @@ function temperatureText(model, at) {
     : text;
 }
 
+/* Whether every chain stands still there, but chains of different starts do not mix. */
+function apart(model, at) {
+  return model.settled[at] && !model.equilibrated[at];
+}
+
 function verdictOf(model, at) {
-  if (!model.equilibrated[at]) return `not equilibrated: ${model.reason[at]}`;
+  if (apart(model, at)) return `chains stand still but apart: R̂ = ${digits(model.r_hat[at], 3)}`;
+  if (!model.settled[at]) return `not equilibrated: ${model.reason[at]}`;
   return `equilibrated: R̂ = ${digits(model.r_hat[at], 3)}, ESS ${digits(model.ess[at], 3)}`;
 }
 
@@ -60,13 +66,14 @@ function drawLadder(name, key, { random = null, zero = false } = {}) {
           column.mean[at] + (column.error[at] || 0),
         ];
         heights.push(...ends);
-        if (model.equilibrated[at]) settled.push(...ends);
+        if (model.settled[at]) settled.push(...ends);
       }
       return {
         x,
         y: column.mean[at],
         ey: column.error[at],
-        hollow: !model.equilibrated[at],
+        hollow: !model.settled[at],
+        half: apart(model, at),
         lines: [
           `${model.name}, ${temperatureText(model, at)}`,
           valueText(model, key, at),
@@ -132,7 +139,7 @@ function drawLadder(name, key, { random = null, zero = false } = {}) {
   series.sort((a, b) => Number(b.faint) - Number(a.faint)); // the chosen model on top
   const peak = state.axis === 'T' ? current.peak : 1;
   const guides = random === null ? [] : [{ y: random, text: 'random' }];
-  const settledAtAll = current.equilibrated.some(Boolean);
+  const settledAtAll = current.settled.some(Boolean);
   if (peak !== null && settledAtAll)
     guides.push({ x: peak, text: current.peak_caveat ? 'T*?' : 'T*' });
   drawChart(chartOf(name), {
@@ -154,7 +161,7 @@ function drawLadder(name, key, { random = null, zero = false } = {}) {
 /* The variance of a loss still on its way is no specific heat, and is not called one. */
 function valueText(model, key, at) {
   const text = model.ladder[key].text[at];
-  if (key !== 'specific_heat' || model.equilibrated[at]) return `${symbolOf(key)} = ${text}`;
+  if (key !== 'specific_heat' || model.settled[at]) return `${symbolOf(key)} = ${text}`;
   return `(⟨U²⟩ − ⟨U⟩²)/T² = ${text}, not C`;
 }
 
@@ -170,6 +177,7 @@ function drawLadderLegend() {
       symbol: index % 5,
       text: model.name,
     })),
+    { symbol: 0, half: true, text: 'starts stay apart' },
     { symbol: 0, hollow: true, text: 'not equilibrated' },
     { guide: true, text: 'T*, the maximum of C' },
     ...study.models
@@ -189,7 +197,10 @@ function drawNumbers(model) {
   verdict.className = sampled && !good ? 'verdict not' : 'verdict';
   const strong = document.createElement('strong');
   strong.textContent = good ? 'Equilibrated. ' : 'Not equilibrated: ';
-  const rest = [good ? '' : `${model.reason[state.at]}. Averages depend on the start.`];
+  const basis = apart(model, state.at)
+    ? 'Every chain stands still: averages and errors are over the starts.'
+    : 'Averages depend on the start.';
+  const rest = [good ? '' : `${model.reason[state.at]}. ${basis}`];
   if (model.note[state.at]) rest.push(`Note: ${model.note[state.at]}.`);
   verdict.replaceChildren(
     ...(sampled ? [strong, rest.join(' ')] : ['Mean ± standard deviation over runs.']),

@@ -109,7 +109,8 @@ function drawSimilarityLadder(model, layer) {
         x,
         y: group ? group.mean[layer.index] : null,
         ey: group && group.pairs > 1 ? group.deviation[layer.index] : null,
-        hollow: !model.equilibrated[at],
+        hollow: !model.settled[at],
+        half: apart(model, at),
         lines: group && [
           `${layer.name}, ${temperatureText(model, at)}`,
           `${label}: q = ${group.text[layer.index]}`,
