@@ -192,7 +192,7 @@ def test_a_look_shapes_the_masses_anew_and_draws_the_momenta_again() -> None:
 
 
 def test_looks_at_the_curvature_come_ever_later_until_it_changes() -> None:
-    sampler = make_sampler([1e-3] * 3, batch=None, adapt_every=150)
+    sampler = make_sampler([1e-3] * 3, batch=None, adapt_every=300)
     state = sampler.init(start_weights(3), norm2=Q)
 
     def next_looks(count: int) -> list[int]:
@@ -204,10 +204,10 @@ def test_looks_at_the_curvature_come_ever_later_until_it_changes() -> None:
             gaps[-1] = int(state.next_adaptation[0]) - state.step + 1
         return gaps
 
-    assert int(state.next_adaptation[0]) == 25
-    assert next_looks(4) == [50, 100, 150, 150]
+    assert int(state.next_adaptation[0]) == 50
+    assert next_looks(4) == [100, 200, 300, 300]
     sampler.potential._a = sampler.potential._a * 2
-    assert next_looks(3) == [25, 50, 100]
+    assert next_looks(3) == [50, 100, 200]
     never = make_sampler(batch=None, adapt_every=0)
     assert int(never.init(start_weights(3), norm2=Q).next_adaptation[0]) == -1
 
