@@ -19,6 +19,7 @@ from thermosphere import __version__
 from thermosphere.analysis.figures import save_png
 from thermosphere.runs import (
     products_ensemble,
+    products_exact,
     products_ladder,
     products_pilots,
     products_training,
@@ -45,6 +46,7 @@ PRODUCTS: tuple[Callable[[StudiedRun], Product | None], ...] = (
     products_training.trained_weights,
     products_training.norm_in_training,
     products_ensemble.ensemble,
+    products_exact.exact,
     products_pilots.ladders,
     products_pilots.efficiency,
 )
