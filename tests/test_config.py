@@ -56,6 +56,17 @@ def test_set_replaces_one_key() -> None:
         ("[sampling]\ntemperature = [1e-4]", "unknown key 'temperature'; did you mean"),
         ("[sampling]\ntemperatures = []", "temperatures: Expected `array` of length >= 1, got []"),
         ("[sampling]\ntemperatures = [1e-3, 1e-4]", "temperatures: expected rising"),
+        ("[pilot]\nexact_at = [3.0, 1.25]", "pilot.exact_at: expected rising, got [3.0, 1.25]"),
+        ("[pilot]\nexact_at = [0.0]", "pilot.exact_at[0]: Expected `float` > 0.0, got [0.0]"),
+        ("[pilot]\nexact_step = 5", "unknown key 'exact_step'; did you mean 'exact_steps'"),
+        (
+            "[pilot]\nexact_gradients = 300",
+            "pilot.exact_gradients must be >= 10 exact_steps = 350, got 300",
+        ),
+        (
+            "[pilot]\nexact_at = [1.0]\n[sampling]\nconstrained = false",
+            "pilot.exact_at needs sampling.constrained = true: hybrid Monte Carlo samples the",
+        ),
         (
             "[sampling]\nscheme = 'verlet'",
             "models.tf1-small.sampling.scheme: Invalid enum value 'verlet', got 'verlet'",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,6 @@ import torch
 from sphere_law import sphere_law
 from toy import NoisyQuadratic, Q, start_weights
 
-from thermosphere.analysis.bias import Average
 from thermosphere.archive import read_archive
 from thermosphere.runs import exact
 from thermosphere.runs.config import Pilot, Sampling
@@ -23,7 +23,6 @@ from thermosphere.runs.exact import chains_near, check_model, moves_of
 from thermosphere.runs.exact_table import (
     BURN_IN,
     COLUMNS,
-    NEEDED,
     Comparison,
     compare,
     read_comparisons,
@@ -36,10 +35,15 @@ from thermosphere.sampling.options import LangevinOptions
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
-N, CHAINS = 12, 24
+N, CHAINS = 12, 12
 LADDER = (0.25, 0.5, 1.0)
 SETTINGS = Sampling(temperatures=list(LADDER), chains=CHAINS, draws=2, batch="all", m1=0.5)
 PILOT = Pilot(exact_at=[1.0], exact_gradients=600, exact_steps=6)
+
+
+@cache
+def exact_energy(temperature: float) -> float:
+    return sphere_law(NoisyQuadratic(N), norm2=Q, temperature=temperature).energy
 
 
 class Toy(NoisyQuadratic):
@@ -79,9 +83,7 @@ def check(
     if not (directory / "samples.zarr").exists():
         sampled(directory, toy)
     references = SimpleNamespace(early_stopped=start_weights(CHAINS, seed=9))
-    check_model(
-        directory, toy, references, settings, pilot, 1.0, 0.0, seed=2, resume=resume
-    )  # type: ignore[arg-type]
+    check_model(directory, toy, references, settings, pilot, 1.0, 0.0, seed=2, resume=resume)  # type: ignore[arg-type]
     return read_comparisons(directory)
 
 
@@ -90,7 +92,7 @@ def test_both_ways_agree_with_each_other_and_with_quadrature(tmp_path: Path) -> 
     found = check(tmp_path, pilot=pilot)
     assert [one.temperature for one in found] == [0.5, 1.0]
     for one in found:
-        law = sphere_law(NoisyQuadratic(N), norm2=Q, temperature=one.temperature).energy
+        law = exact_energy(one.temperature)
         error = np.sqrt(sum(a.error**2 for a in one.exact)) / CHAINS
         assert abs(one.excess - law) < 4 * error
         assert error < 0.02 * law  # else nothing was shown
@@ -127,15 +129,15 @@ def test_a_planted_bias_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sampled(tmp_path, Toy(N))
-    pilot = msgspec.structs.replace(PILOT, exact_at=[temperature])
+    pilot = msgspec.structs.replace(PILOT, exact_at=[temperature], exact_gradients=1500)
     (one,) = check(tmp_path, pilot=pilot, settings=planted(monkeypatch))
     assert one.enough
-    assert one.z > 5
+    assert one.z > 4
     assert not one.agrees
     assert one.bounded is False
     assert "Disagree, not within 2 standard errors; the bias is above 1 %" in one.sentence()
-    law = sphere_law(NoisyQuadratic(N), norm2=Q, temperature=temperature).energy
-    assert one.excess == pytest.approx(law, rel=0.03)  # the exact side has none of it
+    if temperature == 1.0:
+        assert one.excess == pytest.approx(exact_energy(1.0), rel=0.03)  # that side has none of it
 
 
 def test_a_killed_check_goes_on_bit_for_bit_and_grows(
@@ -143,62 +145,43 @@ def test_a_killed_check_goes_on_bit_for_bit_and_grows(
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     pilot = msgspec.structs.replace(PILOT, exact_gradients=90)
+    shorter = msgspec.structs.replace(PILOT, exact_gradients=72)
     settings = msgspec.structs.replace(SETTINGS, checkpoint_seconds=0.0)
     check(whole, pilot=pilot, settings=settings)
-    real, calls = exact.Continued.draw, []
 
-    def dying(one: exact.Continued, potential: object) -> None:
-        calls.append(1)
-        if len(calls) == 14:  # between the two ways
-            raise KeyboardInterrupt
-        real(one, potential)  # type: ignore[arg-type]
+    def killed(name: str, owner: object, after: int) -> None:
+        """Go on until the function has been called that often."""
+        real, calls = getattr(owner, name), []
 
-    shorter = msgspec.structs.replace(pilot, exact_gradients=60)
-    with monkeypatch.context() as patched:
-        patched.setattr(exact.Continued, "draw", dying)
-        with pytest.raises(KeyboardInterrupt):
-            check(broken, pilot=shorter, settings=settings)
+        def dying(*arguments: object) -> None:
+            calls.append(1)
+            if len(calls) == after:
+                raise KeyboardInterrupt
+            real(*arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, dying)
+            with pytest.raises(KeyboardInterrupt):
+                check(broken, pilot=shorter, settings=settings, resume=True)
+
+    killed("write_archive", exact, 8)
+    assert read_archive(broken / exact.FILE, exact.KIND)[0]["exact.tuned"] == 7
+    assert read_comparisons(broken) == []  # no draw yet
     with pytest.raises(ValueError, match=r"^exact: .*exact\.safetensors is there; --resume"):
         check(broken, pilot=shorter, settings=settings)
+    killed("draw", exact.Continued, 8)  # between the two ways
     check(broken, pilot=shorter, settings=settings, resume=True)
     check(broken, pilot=pilot, settings=settings, resume=True)
+
     one, two = (read_archive(d / exact.FILE, exact.KIND) for d in (whole, broken))
     assert one[1] == two[1]
     assert one[0].keys() == two[0].keys()
     for name, tensor in one[0].items():
         assert torch.equal(tensor, two[0][name]), name
     assert two[0]["exact.draws.losses"].shape == (CHAINS, 15)
+    other = msgspec.structs.replace(pilot, exact_steps=5)
     with pytest.raises(ValueError, match="must be of the same run: exact_steps expected 5, got 6"):
-        other = msgspec.structs.replace(pilot, exact_steps=5)
         check(broken, pilot=other, settings=settings, resume=True)
-
-
-def test_a_warm_up_that_was_killed_ends_with_the_same_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pilot = msgspec.structs.replace(PILOT, exact_gradients=60)
-    settings = msgspec.structs.replace(SETTINGS, checkpoint_seconds=0.0)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    check(whole, pilot=pilot, settings=settings)
-    real = exact.write_archive
-    calls: list[int] = []
-
-    def dying(*arguments: object) -> None:
-        real(*arguments)  # type: ignore[arg-type]
-        calls.append(1)
-        if len(calls) == 7:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(exact, "write_archive", dying)
-        with pytest.raises(KeyboardInterrupt):
-            check(broken, pilot=pilot, settings=settings)
-    assert read_archive(broken / exact.FILE, exact.KIND)[0]["exact.tuned"] == 7
-    assert read_comparisons(broken) == []  # no draw yet
-    check(broken, pilot=pilot, settings=settings, resume=True)
-    one, two = (read_archive(d / exact.FILE, exact.KIND)[0] for d in (whole, broken))
-    for name, tensor in one.items():
-        assert torch.equal(tensor, two[name]), name
 
 
 def test_samples_that_are_not_whole_are_refused(tmp_path: Path) -> None:
@@ -252,9 +235,9 @@ def test_chains_are_held_against_themselves() -> None:
 
 
 def test_errors_of_paired_differences() -> None:
-    z = [judged(draws(2.0, 2 * k), draws(2.0, 2 * k + 1)).z for k in range(60)]
+    z = [judged(draws(2.0, 2 * k), draws(2.0, 2 * k + 1)).z for k in range(40)]
     assert 0.5 < np.std(z) < 1.1  # the larger of two estimates
-    assert abs(np.mean(z)) < 4 * np.std(z) / 60**0.5
+    assert abs(np.mean(z)) < 4 * np.std(z) / 40**0.5
 
 
 def test_too_few_effective_draws_are_not_judged() -> None:

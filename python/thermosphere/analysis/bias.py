@@ -79,9 +79,7 @@ def bias(
     )
 
 
-def paired_difference(
-    sampled: Sequence[Average], exact: Sequence[Average]
-) -> tuple[float, float]:
+def paired_difference(sampled: Sequence[Average], exact: Sequence[Average]) -> tuple[float, float]:
     """(mean over the chains of sampled - exact, its standard error), an average a chain, where a
     chain's two went on from the same weights: what its basin adds to U drops out.
 

@@ -432,13 +432,23 @@ def _explain(message: str, table: dict[str, Any]) -> str:
     place = place.rstrip("`").lstrip(".").replace("[...]", "")
     if "unknown field" in text:
         key = text.rsplit("`", 2)[1]
-        sections = (Config, Structure, Sequences, Data, Training, Sampling, Analysis, ModelRun)
+        sections = (
+            Config,
+            Structure,
+            Sequences,
+            Data,
+            Training,
+            Sampling,
+            Pilot,
+            Analysis,
+            ModelRun,
+        )
         known = {field for section in sections for field in section.__struct_fields__}
         text = f"unknown key {key!r}{_closest(key, known)}"
     elif ", got" not in text:
         value: Any = table
         for key in place.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
+            value = value.get(key.partition("[")[0]) if isinstance(value, dict) else None
         text = f"{text}, got {value!r}"
     return f"{place}: {text}" if place else text
 

@@ -150,9 +150,9 @@ def check_model(
         ids = rows.tolist()
         full = Langevin(energy, temperature, seed=seed, options=LangevinOptions(batch=None))
         masses = full.init(weights, norm2=norm2, chain_ids=ids).masses  # dt = 1 fits them
-        hybrid = exact.init(weights, masses=masses, norm2=norm2, chain_ids=ids)
+        begun = exact.init(weights, masses=masses, norm2=norm2, chain_ids=ids)
         state = sampler.init(weights, norm2=norm2, chain_ids=ids)
-        both = [Continued("exact", exact, hybrid, 1), Continued("sampled", sampler, state, moves)]
+        both = [Continued("exact", exact, begun, 1), Continued("sampled", sampler, state, moves)]
 
     def save() -> None:
         header = {

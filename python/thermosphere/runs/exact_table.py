@@ -19,8 +19,8 @@ from thermosphere.runs.exact import FILE, KIND
 
 Array = npt.NDArray[np.float64]
 
-# Of the draws of either way. The modes that a step heats are stiff and forget in a trajectory, and the
-# first 20 are no draws at all.
+# Of the draws of either way. The modes that a step heats are stiff and forget in a trajectory, and
+# the first 20 are no draws at all.
 BURN_IN = 0.1
 NEEDED = 10.0  # effective draws of U a chain, in the mean: with fewer their error is a guess
 AGREES = 2.0  # standard errors
