@@ -102,6 +102,14 @@ def test_mistakes_are_one_line(text: str, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_the_exact_check_is_on_the_cpu() -> None:
+    text = '[models.tf1.sampling]\ndevice = "cuda"\nbackend = "triton"\ndraws = 7'
+    there = load(text).models["tf1"].sampled_on_cpu().sampling
+    assert (there.device, there.backend, there.draws) == ("cpu", "auto", 7)
+    plain = load('[models.tf1.sampling]\nbackend = "autograd"').models["tf1"]
+    assert plain.sampled_on_cpu() == plain
+
+
 @pytest.mark.parametrize("change", ["seed", "=3", "a..b=1", "seed.deep=3"])
 def test_bad_set_is_refused(change: str) -> None:
     with pytest.raises(ValueError, match=r"--set|seed"):

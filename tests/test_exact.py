@@ -276,6 +276,7 @@ def test_which_chains_and_how_many_moves() -> None:
     temperature = np.repeat([1e-5, 1e-4, 1.03e-4, 3e-4], 2)
     assert chains_near(temperature, [1.25e-4, 5e-4]).tolist() == [4, 5, 6, 7]
     assert chains_near(temperature, [3e-4, 5e-4]).tolist() == [6, 7]  # the same one twice
+    assert chains_near(temperature, [1.8e-4]).tolist() == [6, 7]  # by their ratio
     assert moves_of(35, LangevinOptions(batch=None), 1000) == 35
     assert moves_of(35, LangevinOptions(batch=64), 1000) == 546
     assert moves_of(35, LangevinOptions("paper", batch=64), 1000) == 273

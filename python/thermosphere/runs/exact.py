@@ -35,6 +35,7 @@ FILE = "exact.safetensors"
 KIND = "thermosphere exact check"
 WARM_UP = 20  # trajectories that tune the step and do not count; as long for the other way
 TARGET_ACCEPTANCE = 0.8
+MASSES = LangevinOptions(batch=None)  # those of hybrid Monte Carlo, which a step of dt fits
 
 
 class Continued:
@@ -134,7 +135,7 @@ def check_model(
         temperature,
         seed=seed,
         steps=pilot.exact_steps,
-        step_size=options.dt,
+        step_size=MASSES.dt,
         target_acceptance=TARGET_ACCEPTANCE,
     )
     sampler = Langevin(energy, temperature, seed=seed, options=options)
@@ -148,8 +149,8 @@ def check_model(
         ]
     else:
         ids = rows.tolist()
-        full = Langevin(energy, temperature, seed=seed, options=LangevinOptions(batch=None))
-        masses = full.init(weights, norm2=norm2, chain_ids=ids).masses  # dt = 1 fits them
+        full = Langevin(energy, temperature, seed=seed, options=MASSES)
+        masses = full.init(weights, norm2=norm2, chain_ids=ids).masses
         begun = exact.init(weights, masses=masses, norm2=norm2, chain_ids=ids)
         state = sampler.init(weights, norm2=norm2, chain_ids=ids)
         both = [Continued("exact", exact, begun, 1), Continued("sampled", sampler, state, moves)]
