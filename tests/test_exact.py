@@ -232,6 +232,9 @@ def test_chains_are_held_against_themselves() -> None:
     assert apart.difference[1] > 0.1  # what chains disagree about is no small error
     assert apart.bounded is None
     assert "cannot be told" in apart.sentence()
+    assert "scatter" in apart.sentence()  # and it is said
+    assert "scatter" not in fair.sentence()
+    assert fair.scatter < 2
 
 
 def test_errors_of_paired_differences() -> None:

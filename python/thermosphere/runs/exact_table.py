@@ -24,6 +24,7 @@ Array = npt.NDArray[np.float64]
 BURN_IN = 0.1
 NEEDED = 10.0  # effective draws of U a chain, in the mean: with fewer their error is a guess
 AGREES = 2.0  # standard errors
+SCATTERED = 2.0  # by chance in one check of fifty with three chains
 ALLOWED = 0.01  # bias, as a share of ⟨U⟩ - U_min
 CONFIDENCE = 1.96  # standard errors of a 95 % interval
 
@@ -82,6 +83,17 @@ class Comparison:
         return difference / error if error else math.copysign(math.inf, difference)
 
     @property
+    def scatter(self) -> float:
+        """Of the chains' differences about their mean, in units of their own errors: about 1 where
+        chains stay in their basins; NaN for one chain."""
+        pairs = list(zip(self.sampled, self.exact, strict=True))
+        if len(pairs) < 2:
+            return math.nan
+        spread = float(np.std([a.mean - b.mean for a, b in pairs], ddof=1))
+        own = float(np.mean([a.error**2 + b.error**2 for a, b in pairs]))
+        return spread / math.sqrt(own) if own else math.inf
+
+    @property
     def enough(self) -> bool:
         """Whether there are effective draws to judge by."""
         return all(
@@ -128,7 +140,14 @@ class Comparison:
             False: "the bias is above 1 % at the 95 % level",
             None: "whether the bias is below 1 % cannot be told at the 95 % level",
         }[self.bounded]
-        return text + f"{agree} within {AGREES:g} standard errors; {bound}."
+        text += f"{agree} within {AGREES:g} standard errors; {bound}."
+        if self.scatter > SCATTERED:
+            text += (
+                f" The chains' differences scatter {self.scatter:.1f} times their own errors: "
+                "chains are still on their way, and the two ways take them along at different "
+                "speeds."
+            )
+        return text
 
     def rows(self) -> list[list[float | str]]:
         """A row a chain, then one of all, in the order of COLUMNS."""
