@@ -177,7 +177,7 @@ class Pilot(Section, frozen=True):
     )  # of T*: where samples are held against hybrid Monte Carlo; none: nowhere
     exact_gradients: Count = 4_000  # full-batch, a chain, each of the two ways
     # Leapfrog steps of a trajectory. U of tf1-small at 1.25 T* forgets in 120 to 180 gradients with
-    # 35, in 220 to 260 with 70, in more than 300 with 140: what is slow in it is not one swing.
+    # 18 or 35, in 220 to 260 with 70, in more than 300 with 140: one swing is not what is slow.
     exact_steps: Count = 35
 
 
