@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from thermosphere.analysis.bias import Average, at_zero_share, average, bias
+from thermosphere.analysis.bias import Average, at_zero_share, average, bias, paired_difference
 
 
 def chains_of(mean: float, seed: int, *, chains: int = 4, draws: int = 800) -> np.ndarray:
@@ -51,6 +51,22 @@ def test_bias_in_its_three_units() -> None:
         pytest.approx(0.05),
         pytest.approx(0.0125),
     )
+
+
+def test_paired_differences_take_the_larger_error() -> None:
+    def chains(*means: float) -> list[Average]:
+        return [Average(mean, 0.03, 100.0, 1.0) for mean in means]
+
+    difference, error = paired_difference(chains(2.1, 3.1), chains(2.0, 3.0))
+    assert difference == pytest.approx(0.1)
+    assert error == pytest.approx(0.03)  # √(2 · 0.03² · 2)/2
+    difference, error = paired_difference(chains(2.3, 3.1), chains(2.0, 3.2))
+    assert difference == pytest.approx(0.1)
+    assert error == pytest.approx(0.2)  # ±0.2 about their mean
+    difference, error = paired_difference(chains(2.1), chains(2.0))
+    assert error == pytest.approx(0.03 * 2**0.5)
+    with pytest.raises(ValueError, match="a chain of both, got 1 and 0"):
+        paired_difference(chains(2.0), [])
 
 
 def test_a_line_through_the_shares() -> None:

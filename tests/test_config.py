@@ -56,6 +56,17 @@ def test_set_replaces_one_key() -> None:
         ("[sampling]\ntemperature = [1e-4]", "unknown key 'temperature'; did you mean"),
         ("[sampling]\ntemperatures = []", "temperatures: Expected `array` of length >= 1, got []"),
         ("[sampling]\ntemperatures = [1e-3, 1e-4]", "temperatures: expected rising"),
+        ("[pilot]\nexact_at = [3.0, 1.25]", "pilot.exact_at: expected rising, got [3.0, 1.25]"),
+        ("[pilot]\nexact_at = [0.0]", "pilot.exact_at[0]: Expected `float` > 0.0, got [0.0]"),
+        ("[pilot]\nexact_step = 5", "unknown key 'exact_step'; did you mean 'exact_steps'"),
+        (
+            "[pilot]\nexact_gradients = 300",
+            "pilot.exact_gradients must be >= 10 exact_steps = 350, got 300",
+        ),
+        (
+            "[pilot]\nexact_at = [1.0]\n[sampling]\nconstrained = false",
+            "pilot.exact_at needs sampling.constrained = true: hybrid Monte Carlo samples the",
+        ),
         (
             "[sampling]\nscheme = 'verlet'",
             "models.tf1-small.sampling.scheme: Invalid enum value 'verlet', got 'verlet'",
@@ -89,6 +100,14 @@ def test_mistakes_are_one_line(text: str, message: str) -> None:
         load(text)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_exact_check_is_on_the_cpu() -> None:
+    text = '[models.tf1.sampling]\ndevice = "cuda"\nbackend = "triton"\ndraws = 7'
+    there = load(text).models["tf1"].sampled_on_cpu().sampling
+    assert (there.device, there.backend, there.draws) == ("cpu", "auto", 7)
+    plain = load('[models.tf1.sampling]\nbackend = "autograd"').models["tf1"]
+    assert plain.sampled_on_cpu() == plain
 
 
 @pytest.mark.parametrize("change", ["seed", "=3", "a..b=1", "seed.deep=3"])

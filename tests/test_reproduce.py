@@ -14,6 +14,7 @@ import xarray as xr
 
 from thermosphere.cli import main
 from thermosphere.runs import cooling
+from thermosphere.runs.exact_table import read_comparisons
 from thermosphere.runs.ladder import Ladder
 from thermosphere.runs.store import open_samples
 
@@ -22,6 +23,8 @@ SETTINGS = [
     *("--preset", "smoke", "--quiet", "--threads", "1"),
     *("--set", "sampling.temperatures=auto", "--set", f"pilot.shares={list(SHARES)}"),
     *("--set", "sampling.calibrated=true", "--set", "pilot.trial_seconds=0.2"),
+    *("--set", "pilot.exact_at=[1.1]", "--set", "pilot.exact_gradients=60"),
+    *("--set", "pilot.exact_steps=6"),
     *("--set", "pilot.coldest=1e-5", "--set", "pilot.ladder_moves=4", "--set", "pilot.settling=4"),
 ]
 
@@ -45,6 +48,50 @@ def test_every_stage_leaves_its_file(directory: Path) -> None:
         rows = list(csv.DictReader(file))
     assert {row["model"] for row in rows} == {"tf1-small"}
     assert float(rows[0]["times the published"]) == 1.0
+
+
+def test_the_exact_check_is_published(
+    directory: Path,
+) -> None:
+    page = (directory / "study" / "README.md").read_text(encoding="utf-8")
+    chapter = page.split("## Is it exact?")[1].split("## ")[0]
+    (found,) = read_comparisons(directory / "tf1-small")
+    assert found.sentence().replace("*", "\\*") in chapter
+    assert "Not judged" in chapter  # ten draws prove nothing, and must not seem to
+    with (directory / "study" / "exact.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["chain"] for row in rows] == ["2", "3", "all"]
+    with (directory / "tf1-small" / "exact.csv").open(encoding="utf-8") as file:
+        assert [{"model": "tf1-small", **row} for row in csv.DictReader(file)] == rows
+    assert float(rows[2]["difference"]) == pytest.approx(found.difference[0], rel=1e-5)
+
+
+def test_a_check_may_grow_and_is_made_where_it_was_not(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(directory, run)
+    again = ["exact", "-o", str(run), "--quiet", "--threads", "1"]
+    capsys.readouterr()
+    assert main(again) == 2
+    assert "exact.safetensors is there; --resume goes on with it" in capsys.readouterr().err
+    longer = ["--set", "models.tf1-small.pilot.exact_gradients=84"]
+    assert main([*again, *longer, "--resume"]) == 0
+    (more,) = read_comparisons(run / "tf1-small")
+    assert capsys.readouterr().out == f"tf1-small, {more.sentence()}\n"
+    assert more.gradients == 84
+    elsewhere = ["--set", "models.tf1-small.pilot.exact_at=[2.0]"]
+    assert main([*again, *elsewhere, "--resume"]) == 2
+    assert "exact_at: saved [1.1], now [2.0]" in capsys.readouterr().err
+    (run / "tf1-small" / "exact.safetensors").unlink()
+    (run / "config.toml").write_text(
+        (run / "config.toml").read_text().replace("exact_at = [\n    1.1,\n]", "exact_at = []")
+    )
+    assert main([*again]) == 0  # asked for nothing, does nothing
+    assert not (run / "tf1-small" / "exact.safetensors").exists()
+    assert main([*again, *elsewhere]) == 0  # a calibrated run may still choose
+    (other,) = read_comparisons(run / "tf1-small")
+    assert other.chains == (4, 5)
 
 
 def test_samples_are_taken_where_and_how_the_pilots_say(directory: Path) -> None:
@@ -140,5 +187,6 @@ def test_stages_say_what_they_miss(
     (model / "ladder.csv").unlink()
     assert main(["sample", "-o", str(run), "--quiet"]) == 2
     assert "ladder.csv is missing: run `thermosphere ladder" in capsys.readouterr().err
-    assert main(["cool", "-o", str(run), "--quiet"]) == 2
-    assert "run `thermosphere sample" in capsys.readouterr().err
+    for verb in ("cool", "exact"):
+        assert main([verb, "-o", str(run), "--quiet"]) == 2
+        assert "run `thermosphere sample" in capsys.readouterr().err

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from thermosphere.runs.config import Config
 
+STUDY = ("exact", "cool")  # stages of `reproduce` alone
+
 EXIT_FAILED = 1  # a run that stopped: the sphere was left, the ladder did not reach its target
 EXIT_USAGE = 2  # a wrong file, value or key
 EXIT_INTERRUPTED = 130
@@ -24,6 +26,8 @@ STAGES = {
     "calibrate": "early-stopped weights → gradients and friction that mix fastest "
     "(used where sampling.calibrated = true)",
     "sample": "early-stopped weights → weights sampled on the sphere at every temperature",
+    "exact": "samples → the same temperatures by hybrid Monte Carlo, which has no bias "
+    "(used where pilot.exact_at is set)",
     "cool": "samples → a second set, the ladder walked down from its hottest temperature",
     "report": "samples → thermodynamics, attention and contacts: figures, table and report.html",
 }
@@ -77,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         "run", help="all stages, ending with the report", description=_described("run")
     )
     _add_stage_arguments(run)
-    run.set_defaults(verb=_stages, stages=tuple(stage for stage in STAGES if stage != "cool"))
+    run.set_defaults(verb=_stages, stages=tuple(stage for stage in STAGES if stage not in STUDY))
 
     reproduce = verbs.add_parser(
         "reproduce",
@@ -130,8 +134,8 @@ def _described(verb: str) -> str:
         return "Print the settings of a preset or file with every default written out, as TOML."
     if verb == "run":
         return (
-            "Run every stage but cool: "
-            + ", ".join(stage for stage in STAGES if stage != "cool")
+            f"Run every stage but {' and '.join(STUDY)}: "
+            + ", ".join(stage for stage in STAGES if stage not in STUDY)
             + ". Finished stages are kept with --resume."
         )
     if verb == "reproduce":

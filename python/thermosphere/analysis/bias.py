@@ -79,6 +79,27 @@ def bias(
     )
 
 
+def paired_difference(sampled: Sequence[Average], exact: Sequence[Average]) -> tuple[float, float]:
+    """(mean over the chains of sampled - exact, its standard error), an average a chain, where a
+    chain's two went on from the same weights: what its basin adds to U drops out.
+
+    The error is the larger of that of the chains' own, √Σ s²/C, and sd/√C of the differences, which
+    sees motion slower than a chain is long. ValueError for no chain or unequal numbers of them.
+    """
+    if not sampled or len(sampled) != len(exact):
+        raise ValueError(
+            "paired_difference: expected an average a chain of both, "
+            f"got {len(sampled)} and {len(exact)}"
+        )
+    differences = np.array([a.mean - b.mean for a, b in zip(sampled, exact, strict=True)])
+    own = np.array([math.hypot(a.error, b.error) for a, b in zip(sampled, exact, strict=True)])
+    chains = len(differences)
+    error = float(np.sqrt((own**2).sum())) / chains
+    if chains > 1:
+        error = max(error, float(differences.std(ddof=1)) / math.sqrt(chains))
+    return float(differences.mean()), error
+
+
 def at_zero_share(
     t_ratios: npt.NDArray[np.float64], averages: Sequence[Average]
 ) -> tuple[float, float, float]:

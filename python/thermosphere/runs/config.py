@@ -34,7 +34,9 @@ FILES = (
     ("sequences", "interactions"),
     ("sequences", "couplings"),
 )
-MAY_GROW = (".draws", ".max_epochs", ".reference_epochs", ".trial_seconds")
+MAY_GROW = (".draws", ".max_epochs", ".reference_epochs", ".trial_seconds", ".exact_gradients")
+
+EXACT_TRAJECTORIES = 10  # at least: four must be left after burn-in to be judged
 
 # T/T*, densest around the peak.
 SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
@@ -170,6 +172,13 @@ class Pilot(Section, frozen=True):
     )
     settling: Count = 1_000  # moves from ES weights to where all trials start
     trial_seconds: Annotated[float, Meta(ge=0)] = 40.0  # of each trial
+    exact_at: list[Positive] = msgspec.field(
+        default_factory=list
+    )  # of T*: where samples are held against hybrid Monte Carlo; none: nowhere
+    exact_gradients: Count = 4_000  # full-batch, a chain, each of the two ways
+    # Leapfrog steps of a trajectory. U of tf1-small at 1.25 T* forgets in 120 to 180 gradients with
+    # 18 or 35, in 220 to 260 with 70, in more than 300 with 140: one swing is not what is slow.
+    exact_steps: Count = 35
 
 
 class Analysis(Section, frozen=True):
@@ -190,6 +199,12 @@ class ModelRun(Section, frozen=True):
     training: Training = msgspec.field(default_factory=Training)
     sampling: Sampling = msgspec.field(default_factory=Sampling)
     pilot: Pilot = msgspec.field(default_factory=Pilot)
+
+    def sampled_on_cpu(self) -> ModelRun:
+        """The same on the CPU, by the gradient that serves it there."""
+        backend = "auto" if self.sampling.backend == "triton" else self.sampling.backend
+        sampling = msgspec.structs.replace(self.sampling, device="cpu", backend=backend)
+        return msgspec.structs.replace(self, sampling=sampling)
 
 
 class Config(Section, frozen=True):
@@ -328,6 +343,7 @@ def _check(config: Config, where: str) -> None:
             ("sampling.temperatures", model.sampling.temperatures),
             ("pilot.shares", model.pilot.shares),
             ("pilot.calibrate_at", model.pilot.calibrate_at),
+            ("pilot.exact_at", model.pilot.exact_at),
         ):
             if rising != "auto" and sorted(set(rising)) != rising:
                 raise ValueError(f"{where}: models.{name}.{key}: expected rising, got {rising}")
@@ -336,6 +352,17 @@ def _check(config: Config, where: str) -> None:
                 f"{where}: models.{name}.sampling.test_sequences must be <= data.test = "
                 f"{config.data.test}, "
                 f"got {model.sampling.test_sequences}"
+            )
+        fewest = EXACT_TRAJECTORIES * model.pilot.exact_steps
+        if model.pilot.exact_gradients < fewest:
+            raise ValueError(
+                f"{where}: models.{name}.pilot.exact_gradients must be >= {EXACT_TRAJECTORIES} "
+                f"exact_steps = {fewest}, got {model.pilot.exact_gradients}"
+            )
+        if model.pilot.exact_at and not model.sampling.constrained:
+            raise ValueError(
+                f"{where}: models.{name}.pilot.exact_at needs sampling.constrained = true: hybrid "
+                f"Monte Carlo samples the sphere, got exact_at = {model.pilot.exact_at}"
             )
         try:
             model.sampling.options()
@@ -407,13 +434,23 @@ def _explain(message: str, table: dict[str, Any]) -> str:
     place = place.rstrip("`").lstrip(".").replace("[...]", "")
     if "unknown field" in text:
         key = text.rsplit("`", 2)[1]
-        sections = (Config, Structure, Sequences, Data, Training, Sampling, Analysis, ModelRun)
+        sections = (
+            Config,
+            Structure,
+            Sequences,
+            Data,
+            Training,
+            Sampling,
+            Pilot,
+            Analysis,
+            ModelRun,
+        )
         known = {field for section in sections for field in section.__struct_fields__}
         text = f"unknown key {key!r}{_closest(key, known)}"
     elif ", got" not in text:
         value: Any = table
         for key in place.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
+            value = value.get(key.partition("[")[0]) if isinstance(value, dict) else None
         text = f"{text}, got {value!r}"
     return f"{place}: {text}" if place else text
 

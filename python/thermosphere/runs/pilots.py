@@ -38,6 +38,14 @@ def ladder_temperatures(sampling: Sampling, pilot: Pilot, ladder: Path) -> list[
     return sampling.temperatures
 
 
+def lowest_loss(references: References, ladder: Path) -> float:
+    """U_min, from above: the least U of the training set that training or the pilot saw."""
+    lowest = float(references.over_trained_losses[:, 0].min())
+    if ladder.is_file():
+        lowest = min(lowest, float(Ladder.load(ladder).loss.min()))
+    return lowest
+
+
 def calibrated(sampling: Sampling, chosen: Path) -> Sampling:
     """The settings with what the calibration chose."""
     return msgspec.structs.replace(sampling, **read_settings(chosen))
@@ -57,9 +65,7 @@ def calibrate_model(
     """Calibrate at ``pilot.calibrate_at`` times ``unit``; DIR/calibration.csv and .toml, trials
     under DIR/calibration/SHARE. The share nearest 1 decides."""
     name, shares = potential.model.name, pilot.calibrate_at
-    lowest = float(references.over_trained_losses[:, 0].min())  # U_min, from above
-    if ladder.is_file():
-        lowest = min(lowest, float(Ladder.load(ladder).loss.min()))
+    lowest = lowest_loss(references, ladder)
     found: list[Calibration] = []
     with tqdm(
         total=len(shares) * len(TRIALS) * pilot.trial_seconds,

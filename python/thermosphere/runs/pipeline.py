@@ -10,6 +10,7 @@
     DIR/MODEL/calibration.toml, .csv    calibrate: gradients and friction that mix fastest
     DIR/MODEL/samples.zarr          sample:    observables and weights; checkpoint.safetensors
     beside it
+    DIR/MODEL/exact.csv, .safetensors   exact: the same temperatures by hybrid Monte Carlo
     DIR/MODEL/cooling.zarr          cool:      a second set, from the neighbouring temperature
     DIR/report.html, figures/, MODEL/thermodynamics.csv    report
     DIR/provenance.csv              when each stage was done, how long it took, commit, machine
@@ -51,12 +52,15 @@ from thermosphere.runs.config import (
 )
 from thermosphere.runs.cooling import cool_model
 from thermosphere.runs.device import sampling_device
+from thermosphere.runs.exact import check_model
+from thermosphere.runs.exact_table import read_comparisons, save_comparisons
 from thermosphere.runs.ladder import find_ladder
 from thermosphere.runs.pilots import (
     calibrate_model,
     calibrated,
     ladder_temperatures,
     ladder_unit,
+    lowest_loss,
     pilot_start,
 )
 from thermosphere.runs.provenance import recorded
@@ -126,6 +130,7 @@ class Run:
             "ladder": self.ladder,
             "calibrate": partial(self.calibrate, every=alone),
             "sample": self.sample,
+            "exact": self.exact,
             "cool": self.cool,
             "report": self.report,
         }
@@ -324,6 +329,35 @@ class Run:
                 progress=self.progress,
             )
 
+    def exact(self) -> None:
+        """samples.zarr → exact.safetensors and .csv of every model with pilot.exact_at: ⟨U⟩ held
+        against hybrid Monte Carlo, on the CPU."""
+        data: DataSet | None = None
+        for name, settings in self.config.models.items():
+            if not settings.pilot.exact_at:
+                self._say(f"exact {name}: nothing to do, pilot.exact_at is empty")
+                continue
+            data = data or self._data()
+            self._needs(f"{name}/{CHECKPOINT_FILE}", "sample")
+            directory, ladder = self.directory / name, self._ladder(name, settings)
+            potential, references = self._potential(name, settings.sampled_on_cpu(), data)
+            check_model(
+                directory,
+                potential,
+                references,
+                self._sampling(name, settings),
+                settings.pilot,
+                ladder_unit(settings.sampling, ladder),
+                lowest_loss(references, ladder),
+                seed=stage_seed(self.config.seed, f"exact {name}"),
+                resume=self.resume,
+                progress=self.progress,
+            )
+            found = read_comparisons(directory)
+            save_comparisons(found, directory / "exact.csv")
+            for one in found:
+                print(f"{name}, {one.sentence()}", flush=True)
+
     def cool(self) -> None:
         """samples.zarr → cooling.zarr of every model: the ladder walked down."""
         data = self._data()
@@ -468,6 +502,9 @@ def _settled(directory: Path, key: str) -> bool:
         case "models" if ".sampling." in rest:
             name = rest.split(".")[0]
             outputs = [directory / name / "samples.zarr"]
+        case "models" if ".pilot.exact_" in rest:
+            name = rest.split(".")[0]
+            outputs = [directory / name / "exact.safetensors"]
         case "models" if ".pilot." in rest:
             name = rest.split(".")[0]
             outputs = [directory / name / "ladder.csv", directory / name / "calibration.toml"]

@@ -20,6 +20,7 @@ from thermosphere.analysis.figures import save_png
 from thermosphere.analysis.thermodynamics import settled
 from thermosphere.runs import (
     products_ensemble,
+    products_exact,
     products_ladder,
     products_pilots,
     products_training,
@@ -46,6 +47,7 @@ PRODUCTS: tuple[Callable[[StudiedRun], Product | None], ...] = (
     products_training.trained_weights,
     products_training.norm_in_training,
     products_ensemble.ensemble,
+    products_exact.exact,
     products_pilots.ladders,
     products_pilots.efficiency,
 )

@@ -73,8 +73,8 @@ def sample_model(
         "moves_per_draw": settings.moves_per_draw,
         "seed": seed,
         "model": potential.model.name,
-        "training set": _digest(potential.sites.inputs, potential.sites.truth),
-        "start": _digest(first),
+        "training set": digest(potential.sites.inputs, potential.sites.truth),
+        "start": digest(first),
     }
     bits = _bits(potential)
 
@@ -223,9 +223,9 @@ def _bits(potential: MaskedLanguagePotential) -> str:
     return bits
 
 
-def _digest(*tensors: torch.Tensor) -> str:
-    """What tells one set of numbers from another."""
-    digest = hashlib.sha256()
+def digest(*tensors: torch.Tensor) -> str:
+    """What tells one set of numbers from another, 16 hexadecimal digits."""
+    hashed = hashlib.sha256()
     for tensor in tensors:
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+        hashed.update(tensor.cpu().contiguous().numpy().tobytes())
+    return hashed.hexdigest()[:16]
