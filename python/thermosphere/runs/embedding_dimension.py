@@ -26,9 +26,9 @@ from thermosphere.models.transformer import Transformer
 from thermosphere.proteins.dataset import DataSet
 from thermosphere.runs.claims_weights import embedding_dimension, not_equilibrated
 from thermosphere.runs.config import Config, ModelRun
-from thermosphere.runs.pipeline import stage_seed
 from thermosphere.runs.report import format_table
 from thermosphere.runs.report_tables import dimension_table, with_error
+from thermosphere.runs.run_directory import stage_seed
 from thermosphere.runs.study import ModelStudy, study_model
 from thermosphere.runs.train import training_options
 from thermosphere.training import EarlyStopped, train_early_stopped

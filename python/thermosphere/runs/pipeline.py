@@ -21,33 +21,26 @@ resumed.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from zlib import crc32
 
 import msgspec
-import numpy as np
 import torch
-from tqdm import tqdm
 
 from thermosphere.models.named import named_model
 from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.proteins.alphabet import ALPHABET
 from thermosphere.proteins.dataset import DataSet, make_data_set
 from thermosphere.proteins.fasta import read_sequences, write_fasta
-from thermosphere.proteins.structure import ContactMap, contact_map, native_2abd
+from thermosphere.proteins.structure import contact_map, native_2abd
 from thermosphere.proteins.tempering import sample_sequences
 from thermosphere.proteins.tempering_result import TemperingResult
 from thermosphere.runs.calibration import FULL_BATCH
 from thermosphere.runs.calibration_table import calibration_text
 from thermosphere.runs.config import (
-    Config,
     ModelRun,
     Sampling,
-    first_difference,
     load_config,
 )
 from thermosphere.runs.cooling import cool_model
@@ -64,58 +57,15 @@ from thermosphere.runs.pilots import (
     pilot_start,
 )
 from thermosphere.runs.provenance import recorded
+from thermosphere.runs.run_directory import SEQUENCES_CHECKPOINT, RunDirectory, stage_seed
 from thermosphere.runs.sample import CHECKPOINT_FILE, sample_model
 from thermosphere.runs.sequence_model import sequence_model, starting_sequence
 from thermosphere.runs.train import train_model, training_checkpoints
 from thermosphere.training import References
 
-SEQUENCES_CHECKPOINT = "sequences.checkpoint.npz"
 
-
-def stage_seed(seed: int, stage: str) -> int:
-    """The seed of one stage, independent of every other stage's, from the run's."""
-    state = np.random.SeedSequence([seed, crc32(stage.encode())]).generate_state(1, np.uint64)
-    return int(state[0]) >> 1  # below 2**63, what every generator takes
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run's directory and settings."""
-
-    directory: Path
-    config: Config
-    resume: bool = False
-    progress: bool = False
-
-    @classmethod
-    def open(
-        cls,
-        directory: Path,
-        config: Config,
-        *,
-        resume: bool = False,
-        progress: bool = False,
-    ) -> Run:
-        """Make the directory and save the settings in it, or take up a run that is there.
-
-        Raises ValueError where the directory holds results that other settings gave.
-        """
-        saved = directory / "config.toml"
-        if saved.is_file():
-            before = load_config(saved.read_text(encoding="utf-8"), where=str(saved))
-            difference = first_difference(before, config, lambda key: _settled(directory, key))
-            if difference is not None:
-                raise ValueError(
-                    f"{directory} holds results of other settings ({difference}); "
-                    "use another --output, or remove them"
-                )
-        elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise ValueError(
-                f"--output must be a new or empty directory or a run's, got {directory}"
-            )
-        directory.mkdir(parents=True, exist_ok=True)
-        _write_text(saved, config.to_toml())
-        return cls(directory, config, resume, progress)
+class Run(RunDirectory):
+    """The stages of a run."""
 
     def do(self, stage: str, *, alone: bool = False) -> None:
         """Do one stage; ``alone``: it was asked for by itself.
@@ -385,15 +335,6 @@ class Run:
         studied = StudiedRun.read(self.directory, self.config, progress=self.progress)
         print(write_study(studied))
 
-    def check_sampled(self, models: Iterable[str]) -> None:
-        """ValueError where something is missing that an analysis of these models needs."""
-        for name in models:
-            self._needs(f"{name}/references.safetensors", "train")
-            self._needs(f"{name}/{CHECKPOINT_FILE}", "sample")
-        if self.config.has_contacts:
-            self._needs("contacts.toml", "contacts")
-        self._needs("dataset.npz", "dataset")
-
     def _train(self, name: str, settings: ModelRun, data: DataSet) -> None:
         directory = self.directory / name
         directory.mkdir(exist_ok=True)
@@ -444,34 +385,6 @@ class Run:
             return sampling
         return calibrated(sampling, self._needs(f"{name}/calibration.toml", "calibrate"))
 
-    def _protein(self) -> ContactMap:
-        return ContactMap.load(self._needs("contacts.toml", "contacts"))
-
-    def _data(self) -> DataSet:
-        return DataSet.load(self._needs("dataset.npz", "dataset"))
-
-    def _needs(self, name: str, stage: str) -> Path:
-        path = self.directory / name
-        if not path.is_file():
-            raise ValueError(
-                f"{path} is missing: run `thermosphere {stage} -o {self.directory}` first"
-            )
-        return path
-
-    def _done(self, output: Path, stage: str) -> bool:
-        """Whether the output is there; refuses to go over it unless resuming."""
-        if not output.exists():
-            return False
-        if not self.resume:
-            raise ValueError(
-                f"{stage}: {output} is there; --resume keeps it, or use another --output"
-            )
-        return True
-
-    def _say(self, line: str) -> None:
-        if self.progress:
-            tqdm.write(line)
-
 
 def open_finished(directory: Path) -> tuple[Run, list[str]]:
     """A run that is there, and its models that have been sampled. ValueError, one line, where the
@@ -484,39 +397,3 @@ def open_finished(directory: Path) -> tuple[Run, list[str]]:
     sampled = [name for name in models if (directory / name / CHECKPOINT_FILE).is_file()]
     run.check_sampled(sampled or models)
     return run, sampled
-
-
-def _settled(directory: Path, key: str) -> bool:
-    """Whether the directory holds results that depend on a setting (a dotted key of the config)."""
-    section, _, rest = key.partition(".")
-    sampled = [
-        directory / name for name in ("sequences.npz", "sequences.fasta", SEQUENCES_CHECKPOINT)
-    ]
-    match section:
-        case "structure":
-            outputs = [directory / "contacts.toml"]
-        case "sequences" | "interaction_seed":
-            outputs = sampled
-        case "data":
-            outputs = [directory / "dataset.npz"]
-        case "models" if ".sampling." in rest:
-            name = rest.split(".")[0]
-            outputs = [directory / name / "samples.zarr"]
-        case "models" if ".pilot.exact_" in rest:
-            name = rest.split(".")[0]
-            outputs = [directory / name / "exact.safetensors"]
-        case "models" if ".pilot." in rest:
-            name = rest.split(".")[0]
-            outputs = [directory / name / "ladder.csv", directory / name / "calibration.toml"]
-        case "models":
-            name = rest.split(".")[0]
-            outputs = list((directory / name).glob("*.safetensors"))
-        case _:  # the seed
-            outputs = sampled
-    return any(output.exists() for output in outputs)
-
-
-def _write_text(path: Path, text: str) -> None:
-    building = path.with_name(path.name + ".new")
-    building.write_text(text, encoding="utf-8")
-    os.replace(building, path)

@@ -1,0 +1,139 @@
+"""A run's directory: the settings it was made with, and which files of which stage it holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+from zlib import crc32
+
+import numpy as np
+from tqdm import tqdm
+
+from thermosphere.proteins.dataset import DataSet
+from thermosphere.proteins.structure import ContactMap
+from thermosphere.runs.config import Config, first_difference, load_config
+from thermosphere.runs.sample import CHECKPOINT_FILE
+
+SEQUENCES_CHECKPOINT = "sequences.checkpoint.npz"
+
+
+def stage_seed(seed: int, stage: str) -> int:
+    """The seed of one stage, independent of every other stage's, from the run's."""
+    state = np.random.SeedSequence([seed, crc32(stage.encode())]).generate_state(1, np.uint64)
+    return int(state[0]) >> 1  # below 2**63, what every generator takes
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One run's directory and settings: what is there, what is missing, what may be gone over."""
+
+    directory: Path
+    config: Config
+    resume: bool = False
+    progress: bool = False
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        config: Config,
+        *,
+        resume: bool = False,
+        progress: bool = False,
+    ) -> Self:
+        """Make the directory and save the settings in it, or take up a run that is there.
+
+        Raises ValueError where the directory holds results that other settings gave.
+        """
+        saved = directory / "config.toml"
+        if saved.is_file():
+            before = load_config(saved.read_text(encoding="utf-8"), where=str(saved))
+            difference = first_difference(before, config, lambda key: _settled(directory, key))
+            if difference is not None:
+                raise ValueError(
+                    f"{directory} holds results of other settings ({difference}); "
+                    "use another --output, or remove them"
+                )
+        elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise ValueError(
+                f"--output must be a new or empty directory or a run's, got {directory}"
+            )
+        directory.mkdir(parents=True, exist_ok=True)
+        _write_text(saved, config.to_toml())
+        return cls(directory, config, resume, progress)
+
+    def check_sampled(self, models: Iterable[str]) -> None:
+        """ValueError where something is missing that an analysis of these models needs."""
+        for name in models:
+            self._needs(f"{name}/references.safetensors", "train")
+            self._needs(f"{name}/{CHECKPOINT_FILE}", "sample")
+        if self.config.has_contacts:
+            self._needs("contacts.toml", "contacts")
+        self._needs("dataset.npz", "dataset")
+
+    def _protein(self) -> ContactMap:
+        return ContactMap.load(self._needs("contacts.toml", "contacts"))
+
+    def _data(self) -> DataSet:
+        return DataSet.load(self._needs("dataset.npz", "dataset"))
+
+    def _needs(self, name: str, stage: str) -> Path:
+        path = self.directory / name
+        if not path.is_file():
+            raise ValueError(
+                f"{path} is missing: run `thermosphere {stage} -o {self.directory}` first"
+            )
+        return path
+
+    def _done(self, output: Path, stage: str) -> bool:
+        """Whether the output is there; refuses to go over it unless resuming."""
+        if not output.exists():
+            return False
+        if not self.resume:
+            raise ValueError(
+                f"{stage}: {output} is there; --resume keeps it, or use another --output"
+            )
+        return True
+
+    def _say(self, line: str) -> None:
+        if self.progress:
+            tqdm.write(line)
+
+
+def _settled(directory: Path, key: str) -> bool:
+    """Whether the directory holds results that depend on a setting (a dotted key of the config)."""
+    section, _, rest = key.partition(".")
+    sampled = [
+        directory / name for name in ("sequences.npz", "sequences.fasta", SEQUENCES_CHECKPOINT)
+    ]
+    match section:
+        case "structure":
+            outputs = [directory / "contacts.toml"]
+        case "sequences" | "interaction_seed":
+            outputs = sampled
+        case "data":
+            outputs = [directory / "dataset.npz"]
+        case "models" if ".sampling." in rest:
+            name = rest.split(".")[0]
+            outputs = [directory / name / "samples.zarr"]
+        case "models" if ".pilot.exact_" in rest:
+            name = rest.split(".")[0]
+            outputs = [directory / name / "exact.safetensors"]
+        case "models" if ".pilot." in rest:
+            name = rest.split(".")[0]
+            outputs = [directory / name / "ladder.csv", directory / name / "calibration.toml"]
+        case "models":
+            name = rest.split(".")[0]
+            outputs = list((directory / name).glob("*.safetensors"))
+        case _:  # the seed
+            outputs = sampled
+    return any(output.exists() for output in outputs)
+
+
+def _write_text(path: Path, text: str) -> None:
+    building = path.with_name(path.name + ".new")
+    building.write_text(text, encoding="utf-8")
+    os.replace(building, path)
