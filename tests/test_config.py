@@ -5,7 +5,14 @@ from __future__ import annotations
 
 import pytest
 
-from thermosphere.runs.config import PRESETS, Config, first_difference, load_config, preset_text
+from thermosphere.runs.config import (
+    PRESETS,
+    Config,
+    Sampling,
+    first_difference,
+    load_config,
+    preset_text,
+)
 
 
 def load(text: str, *changes: str) -> Config:
@@ -17,6 +24,12 @@ def test_presets_resolve_to_themselves(name: str) -> None:
     config = load(preset_text(name))
     assert load(config.to_toml()) == config
     assert config.to_toml() == load(config.to_toml()).to_toml()
+
+
+def test_a_second_set_is_a_quarter_of_the_first_unless_told() -> None:
+    lengths = [Sampling(draws=draws).draws_cooling for draws in (6, 40, 200)]
+    assert lengths == [6, 16, 50]
+    assert Sampling(draws=200, cooling_draws=80).draws_cooling == 80
 
 
 def test_demo_is_what_it_is_said_to_be() -> None:

@@ -221,7 +221,11 @@ def test_cooling_and_retraining_are_published_over_what_was_there(
         group = zarr.open_group(cooling, mode="r+", use_consolidated=False)
         loss = group["train_loss"]
         assert isinstance(loss, zarr.Array)
-        loss[:] = np.asarray(loss[:]) + shift
+        shifted = np.asarray(loss[:]) + shift
+        if name == "tf1-small":  # on its way: the colder temperature not reached
+            temperature = np.asarray(group["temperature"])
+            shifted[temperature == temperature.min()] = np.nan
+        loss[:] = shifted
     weights = torch.zeros(2, 10)
     errors = torch.tensor([0.5, 0.51], dtype=torch.float64)
     kept = Retraining("ff", 8, errors, errors + 0.001, weights)
@@ -234,15 +238,15 @@ def test_cooling_and_retraining_are_published_over_what_was_there(
 
     assert main(["publish", "-o", str(run), "--to", str(study), "--quiet"]) == 0
     page = (study / "README.md").read_text(encoding="utf-8")
-    for name, rest in (
-        ("tf1-small", "the largest"),
-        ("ff", ".* They disagree at T = 1e-4 \\(by 5"),
+    for name, count, rest in (
+        ("tf1-small", 1, "the largest"),
+        ("ff", 2, ".* They disagree at T = 1e-4 \\(by 5"),
     ):
-        compared = "Heating and cooling were compared at 2 temperatures; "
+        compared = f"Heating and cooling were compared at {count} temperatures; "
         assert re.search(f"- {name}: .*{compared}{rest}", page)
     assert (study / "cooling_ff.png").is_file()
     data = [(row["model"], row["agree"]) for row in rows(study / "equilibrium.csv")]
-    assert data == [*[("tf1-small", "yes")] * 2, *[("ff", "no")] * 2]
+    assert data == [("tf1-small", "not run"), ("tf1-small", "yes"), *[("ff", "no")] * 2]
     assert kept.sentence() in page
     assert "| not sampled yet | tf4 |" in page
     assert "tf1-small: not retrained at its effective dimension" in page

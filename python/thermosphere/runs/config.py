@@ -122,6 +122,9 @@ class Sampling(Section, frozen=True):
     chains: Count = 2  # a temperature
     draws: Count = 100  # kept a chain
     moves_per_draw: Count = 100
+    # Of the second set; default a quarter of `draws`, 16 where there are so many: each temperature
+    # begins near its equilibrium, where the next hotter one ended.
+    cooling_draws: Count | None = None
     test_sequences: Count = 13_000  # of the test set, read at each draw
     checkpoint_seconds: Annotated[float, Meta(ge=0)] = (
         10.0  # between checkpoints; lost work is redone bit for bit
@@ -150,6 +153,10 @@ class Sampling(Section, frozen=True):
     adapt_every_max: Count = 50_000
     unchanged_tolerance: Positive = 0.1
     reset_probability: Annotated[float, Meta(ge=0, le=1)] = 0.1
+
+    @property
+    def draws_cooling(self) -> int:
+        return self.cooling_draws or min(self.draws, max(16, self.draws // 4))
 
     def options(self) -> LangevinOptions:
         """The sampler's options; raises ValueError where two of them disagree."""
