@@ -40,12 +40,15 @@ class EquilibrationRule:
         demanded here; the recommended 1.01 takes hundreds of effective draws a chain.
     min_ess: effective draws; 20 know the size of their own error bar to 16 % (1/√(2·20)).
     min_distance: |w−w₀|²/Q; chains that have moved less than this have not left their start.
+    max_motion: where chains stay apart, as a share of T: what ⟨U⟩ of all of them moved from the
+        first half of the draws to the second may be as much as this change of T would do.
     """
 
     max_drift: float = 3.0
     max_r_hat: float = 1.2
     min_ess: float = 20.0
     min_distance: float = 0.01
+    max_motion: float = 0.05
 
 
 def settled(table: xr.Dataset) -> npt.NDArray[np.bool_]:
@@ -119,9 +122,9 @@ def thermodynamics(
     - `equilibrated` (bool) by `rule`, `reason` (str, empty when equilibrated), `note` (str: what
       else to know, such as weights that still wander while ⟨U⟩ stands);
     - `stationary` (bool): not equilibrated, but only because chains stay apart (see `_stands`).
-      Averages are then means of the chains' own, errors those of the chains as independent draws,
-      C the mean of the variances within chains; `freedom` is of all errors: ESS − 1, or chains − 1
-      where stationary.
+      Averages are then means of the chains' own, errors those of the chains as independent draws
+      and what they still moved, C the mean of the variances within chains; `freedom` is of all
+      errors: ESS − 1, or chains − 1 where stationary.
     Attributes: `peak_temperature` T* = arg max C over settled temperatures (over all of them when
     none is), NaN when no C is known; `peak_caveat` (str, empty when there is nothing to say).
     ValueError when train_loss or temperature is missing or a temperature is not positive.
@@ -129,7 +132,14 @@ def thermodynamics(
     rule = rule or EquilibrationRule()
     _check(samples)
     temperatures = np.unique(samples["temperature"].values.astype(np.float64))
-    rows = [_one_temperature(samples, float(t), burn_in, rule) for t in temperatures]
+    kept = [kept_draws(samples, float(t), burn_in=burn_in) for t in temperatures]
+    losses = [_finite(samples, "train_loss", one) for one in kept]
+    raw = np.array([loss.mean() if loss.size else math.nan for loss in losses])
+    rise, _ = slope(temperatures, raw, np.zeros(raw.shape))  # of all, settled or not
+    rows = [
+        _one_temperature(samples, float(t), float(dudt), one, rule)
+        for t, dudt, one in zip(temperatures, rise, kept, strict=True)
+    ]
     variables: dict[Hashable, tuple[str, npt.NDArray[np.generic]]] = {
         name: ("temperature", np.array([row[name] for row in rows])) for name in rows[0]
     }
@@ -197,9 +207,12 @@ def peak_temperature(
 
 
 def _one_temperature(
-    samples: xr.Dataset, temperature: float, burn_in: BurnIn, rule: EquilibrationRule
+    samples: xr.Dataset,
+    temperature: float,
+    rise: float,
+    kept: KeptDraws,
+    rule: EquilibrationRule,
 ) -> dict[str, float | int | bool | str]:
-    kept = kept_draws(samples, temperature, burn_in=burn_in)
     row: dict[str, float | int | bool | str] = {}
     loss = _finite(samples, "train_loss", kept)
     row["chains"], row["draws"] = loss.shape
@@ -212,13 +225,17 @@ def _one_temperature(
     distance = distance if np.isfinite(norm2) else distance[:0]
     far = float(distance.mean()) if distance.size else math.nan
     reason = _reason(row, loss, far, kept, rule)
-    stationary = bool(reason) and _stands(loss, far, kept, rule)
+    stationary = bool(reason) and _stands(loss, temperature, rise, far, kept, rule)
     average = _mean_of_chains if stationary else _mean
     row["freedom"] = (loss.shape[0] if stationary else float(row["ess"])) - 1.0
     for name in OBSERVABLES:
         if name in samples:
             row[name], row[name + "_error"] = average(_finite(samples, name, kept))
-    variance, error = _variance(loss, stationary) if known else (math.nan, math.nan)
+    variance, error = math.nan, math.nan
+    if known:
+        variance, error = (_variance_within if stationary else convergence.variance_with_error)(
+            loss
+        )
     row["specific_heat"] = variance / temperature**2
     row["specific_heat_error"] = error / temperature**2
     if "kinetic_temperature" in samples:
@@ -264,41 +281,55 @@ def _reason(
 
 
 def _stands(
-    loss: npt.NDArray[np.float64], distance: float, kept: KeptDraws, rule: EquilibrationRule
+    loss: npt.NDArray[np.float64],
+    temperature: float,
+    rise: float,
+    distance: float,
+    kept: KeptDraws,
+    rule: EquilibrationRule,
 ) -> bool:
-    """Whether every chain has settled, though each in a place of its own: with its own mean taken
-    off, the loss passes the rule for drift and ESS; and what the mean of the chains still moved
-    from the first half of the draws to the second is less than its error bar."""
+    """Whether every chain has settled, though each in a place of its own: what their mean still
+    moved, from the first half of the draws to the second, a small change of T would do too.
+
+    What that does is the smaller of C within chains, which chains that fall along a curve make too
+    large, and ``rise``, d⟨U⟩/dT along the ladder (NaN: of a single temperature).
+    """
     if loss.shape[0] < 2 or loss.shape[1] < 2 * convergence.MINIMUM_DRAWS:
         return False
     if kept.dropped_chains or np.any(np.ptp(loss, axis=1) == 0.0) or distance < rule.min_distance:
         return False
-    centred = loss - loss.mean(axis=1, keepdims=True)
-    half = loss.shape[1] // 2
-    moved = float(loss[:, -half:].mean() - loss[:, :half].mean())
-    return (
-        abs(convergence.drift(centred)) <= rule.max_drift
-        and convergence.effective_sample_size(centred) >= rule.min_ess
-        and abs(moved) <= _mean_of_chains(loss)[1]
-    )
+    heat = _variance_within(loss)[0] / temperature**2
+    heat = min(heat, rise) if math.isfinite(rise) else heat
+    return abs(_moved(loss)) <= rule.max_motion * temperature * heat
+
+
+def _moved(values: npt.NDArray[np.float64]) -> float:
+    """Mean of the second half of the draws less that of the first, of all chains."""
+    half = values.shape[1] // 2
+    return float(values[:, -half:].mean() - values[:, :half].mean()) if half else 0.0
 
 
 def _mean_of_chains(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Mean over chains that do not mix, and its standard error: chains are the draws."""
+    """Mean over chains that do not mix, and its standard error: chains are the draws, and what they
+    still moved is part of it."""
     if values.size == 0 or values.shape[0] < 2:
         return _mean(values)
     means = values.mean(axis=1)
-    return float(means.mean()), float(means.std(ddof=1)) / math.sqrt(means.size)
+    spread = float(means.std(ddof=1)) / math.sqrt(means.size)
+    return float(means.mean()), math.hypot(spread, _moved(values))
 
 
-def _variance(values: npt.NDArray[np.float64], stationary: bool) -> tuple[float, float]:
-    """Of a quantity in equilibrium; where chains do not mix the mean of those within chains."""
-    if not stationary:
-        return convergence.variance_with_error(values)
-    within = np.array([convergence.variance_with_error(chain[None]) for chain in values])
-    spread = float(within[:, 0].std(ddof=1)) / math.sqrt(len(within))
-    own = math.sqrt(float((within[:, 1] ** 2).sum())) / len(within)
-    return float(within[:, 0].mean()), max(spread, own)
+def _variance_within(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Mean over chains of the variance about a chain's own line, which a chain on its way to a
+    level follows, and its error: the larger of the chains' spread and their own errors."""
+    draw = np.arange(values.shape[1], dtype=np.float64)
+    draw -= draw.mean()
+    centred = values - values.mean(axis=1, keepdims=True)
+    straight = centred - np.outer(centred @ draw / (draw @ draw), draw)
+    each = np.array([convergence.variance_with_error(chain[None]) for chain in straight])
+    spread = float(each[:, 0].std(ddof=1)) / math.sqrt(len(each))
+    own = math.sqrt(float((each[:, 1] ** 2).sum())) / len(each)
+    return float(each[:, 0].mean()), max(spread, own)
 
 
 def _note(

@@ -157,9 +157,10 @@ def _verdicts(run: StudiedRun, verdicts: Sequence[Finding]) -> list[str]:
         *([warning] if lost else []),
         f"Of {len(verdicts)} claims {counts['agrees']} agree, {counts['disagrees']} disagree and "
         f"{counts['undecided']} are undecided. A temperature counts when it equilibrated (no "
-        "drift, R̂ and ESS of independent chains, weights that left their start), or when every "
-        "chain stands still but chains from different starts stay apart (the starts are then the "
-        "independent draws), and heating and cooling agree there, where both were run. A claim "
+        "drift, R̂ and ESS of independent chains, weights that left their start), or when chains "
+        "stand still, within what a change of T by 5 % would do, but those of different starts "
+        "stay apart (the starts are then the independent draws, and what the chains still moved "
+        "is part of the error), and heating and cooling agree there, where both were run. A claim "
         "agrees or disagrees when the 95 % interval of what decides it says so. Errors are one "
         "standard error, from effective sample sizes and blocks, or of the starts, for trained "
         "weights of the runs. Half-filled points: chains stay apart; hollow points: they still "
