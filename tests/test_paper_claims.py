@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from synthetic_study import RATIOS, ladder, study
 
 from thermosphere.runs import claims_attention, claims_ladder, claims_weights
@@ -174,6 +176,34 @@ def test_temperatures_whose_chains_stand_still_apart_count_with_the_starts_as_dr
     found = one(claims_ladder.test_error_is_not_monotonic, disagreeing)
     assert found.verdict == "disagrees"
     assert "at 15 of them chains that stay apart" in found.because
+
+
+def test_what_starts_share_drops_out_along_the_ladder_and_against_es() -> None:
+    curve = 0.45 + 0.05 * np.log(X / 1.3) ** 2
+    table = ladder(counts=False).assign(
+        stationary=("temperature", np.ones(X.size, np.bool_)),
+        freedom=("temperature", np.full(X.size, 2.0)),
+        test_error=("temperature", curve),
+        test_error_error=("temperature", np.full(X.size, 0.025)),
+    )
+    table.attrs["burn_in"] = 0.5
+    starts = np.array([-0.04, 0.0, 0.04])  # of a start, at every temperature
+    values = np.repeat((curve[:, None] + starts).ravel()[:, None], 40, axis=1)
+    samples = xr.Dataset(
+        {"test_error": (("chain", "draw"), values), "train_loss": (("chain", "draw"), values)},
+        coords={
+            "temperature": ("chain", np.repeat(table["temperature"].values, 3)),
+            "start": ("chain", np.tile(np.arange(3), X.size)),
+        },
+    )
+    known = replace(study(table=table, early=0.475 + starts), samples=samples)
+    unknown = replace(known, samples=samples.drop_vars("start"))
+    for claim in (
+        claims_ladder.test_error_is_not_monotonic,
+        claims_ladder.gain_over_early_stopping,
+    ):
+        assert one(claim, known).verdict == "agrees"
+        assert one(claim, unknown).verdict == "undecided"
 
 
 def test_temperatures_where_cooling_disagrees_do_not_count() -> None:

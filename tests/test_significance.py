@@ -49,3 +49,20 @@ def test_variances_are_compared_as_by_the_f_test() -> None:
         found = larger_spread(values, second, 12.0)
         assert abs(found - exact) < 5 * math.sqrt(exact * (1 - exact) / 100_000) + 1e-4
     assert math.isnan(larger_spread(values[:1], 0.3, 12.0))
+
+
+def test_what_sets_starts_apart_drops_out_of_their_differences() -> None:
+    first = Measured(2.0, 0.6, 2.0, (1.0, 2.0, 3.0), 0.03)
+    second = Measured(1.5, 0.6, 2.0, (0.6, 1.5, 2.4), 0.04)
+    difference = first.beside(second)
+    assert difference.mean == 0.5
+    assert difference.freedom == 2
+    spread = np.std([0.4, 0.5, 0.6], ddof=1) / 3**0.5
+    assert difference.error == pytest.approx(np.hypot(spread, 0.05))
+    assert difference.above(0.0)
+    assert not first.minus(second).above(0.0)
+    # Not known start by start, or of different starts: independent numbers.
+    for other in (Measured(1.5, 0.6, 2.0), second._replace(starts=(0.6, 2.4))):
+        assert first.beside(other) == first.minus(other)
+        assert other.beside(first) == other.minus(first)
+    assert Measured.of_runs([1.0, 2.0]).starts == (1.0, 2.0)

@@ -16,18 +16,24 @@ _QUANTILE = np.array([1.960, 2.000, 2.086, 2.228, 2.365, 2.571, 2.776, 3.182, 4.
 
 class Measured(NamedTuple):
     """A mean, its standard error, and the degrees of freedom of the latter (independent values less
-    one).  The error is NaN where there were no two values to tell it from."""
+    one).  The error is NaN where there were no two values to tell it from.
+
+    starts: the values of the independent starts where the mean is over them, in their order;
+    motion: the part of the error that is theirs in common, what they still move.
+    """
 
     mean: float
     error: float
     freedom: float
+    starts: tuple[float, ...] = ()
+    motion: float = 0.0
 
     @classmethod
     def of_runs(cls, values: npt.ArrayLike) -> Measured:
         """Mean of independent values (R,)."""
         runs = np.asarray(values, dtype=np.float64).ravel()
         error = runs.std(ddof=1) / math.sqrt(runs.size) if runs.size > 1 else math.nan
-        return cls(float(runs.mean()), float(error), runs.size - 1.0)
+        return cls(float(runs.mean()), float(error), runs.size - 1.0, tuple(runs.tolist()))
 
     def minus(self, other: Measured) -> Measured:
         """Difference of two independent numbers, freedom after Welch and Satterthwaite."""
@@ -36,6 +42,16 @@ class Measured(NamedTuple):
         spread = first**2 / max(self.freedom, 1e-9) + second**2 / max(other.freedom, 1e-9)
         freedom = total**2 / spread if spread > 0 else min(self.freedom, other.freedom)
         return Measured(self.mean - other.mean, math.sqrt(total), freedom)
+
+    def beside(self, other: Measured) -> Measured:
+        """Difference of two numbers of the same starts: what sets the starts apart, which both
+        share, drops out.  As `minus` where either is not known start by start."""
+        if len(self.starts) != len(other.starts) or len(self.starts) < 2:
+            return self.minus(other)
+        each = np.subtract(self.starts, other.starts)
+        spread = float(each.std(ddof=1)) / math.sqrt(each.size)
+        error = math.hypot(spread, self.motion, other.motion)
+        return Measured(self.mean - other.mean, error, each.size - 1.0)
 
     @property
     def reach(self) -> float:

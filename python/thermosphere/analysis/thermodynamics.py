@@ -300,11 +300,11 @@ def _stands(
         return False
     heat = _variance_within(loss)[0] / temperature**2
     heat = min(heat, rise) if math.isfinite(rise) else heat
-    return abs(_moved(loss)) <= rule.max_motion * temperature * heat
+    return abs(moved(loss)) <= rule.max_motion * temperature * heat
 
 
-def _moved(values: npt.NDArray[np.float64]) -> float:
-    """Mean of the second half of the draws less that of the first, of all chains."""
+def moved(values: npt.NDArray[np.float64]) -> float:
+    """Mean of the second half of the draws of values (chains, draws) less that of the first."""
     half = values.shape[1] // 2
     return float(values[:, -half:].mean() - values[:, :half].mean()) if half else 0.0
 
@@ -316,7 +316,7 @@ def _mean_of_chains(values: npt.NDArray[np.float64]) -> tuple[float, float]:
         return _mean(values)
     means = values.mean(axis=1)
     spread = float(means.std(ddof=1)) / math.sqrt(means.size)
-    return float(means.mean()), math.hypot(spread, _moved(values))
+    return float(means.mean()), math.hypot(spread, moved(values))
 
 
 def _variance_within(values: npt.NDArray[np.float64]) -> tuple[float, float]:

@@ -20,7 +20,7 @@ import xarray as xr
 
 from thermosphere.analysis.hysteresis import hysteresis
 from thermosphere.analysis.significance import Measured
-from thermosphere.analysis.thermodynamics import settled
+from thermosphere.analysis.thermodynamics import kept_draws, moved, settled
 from thermosphere.runs.config import Config, load_config, preset_text
 from thermosphere.runs.report_data import trusted_peak
 from thermosphere.runs.report_tables import format_temperature, with_error
@@ -53,16 +53,34 @@ def usable(study: ModelStudy) -> xr.Dataset:
     return rows
 
 
-def measured(rows: xr.Dataset, name: str) -> list[Measured]:
+def measured(study: ModelStudy, rows: xr.Dataset, name: str) -> list[Measured]:
     """An observable at each temperature of the rows; freedom from ESS, or from the chains where the
-    error is that of their means (precisions)."""
+    error is that of their means (precisions, and where chains stay apart: then start by start)."""
     of_chains = name.startswith("precision")
     freedom = rows["chains"].values - 1.0 if of_chains else rows["freedom"].values
     error = rows[name + "_error"].values
+    apart = ~rows["equilibrated"].values
     return [
-        Measured(float(m), float(e), float(f))
-        for m, e, f in zip(rows[name].values, error, freedom, strict=True)
+        Measured(float(m), float(e), float(f), *(_of_starts(study, float(t), name) if a else ()))
+        for t, m, e, f, a in zip(
+            rows["temperature"].values, rows[name].values, error, freedom, apart, strict=True
+        )
     ]
+
+
+def _of_starts(study: ModelStudy, temperature: float, name: str) -> tuple[tuple[float, ...], float]:
+    """Means of the chains of the starts, in their order, and what they still moved; nothing where
+    the samples do not tell."""
+    samples = study.samples
+    if name not in samples or "start" not in samples.coords:
+        return (), 0.0
+    kept = kept_draws(samples, temperature, burn_in=study.table.attrs["burn_in"])
+    start = samples["start"].values[kept.chains]
+    if np.unique(start).size != start.size or not kept.draws.size:
+        return (), 0.0
+    values = samples[name].transpose("chain", "draw").values
+    values = values[np.ix_(kept.chains[np.argsort(start)], kept.draws)]
+    return tuple(values.mean(axis=1).tolist()), moved(values)
 
 
 def peak(study: ModelStudy) -> float:
@@ -162,7 +180,7 @@ def only_for(studies: Studies, *names: str) -> str:
 def compatible(values: list[Measured], best: int) -> npt.NDArray[np.bool_]:
     """Which of the values may be as extreme as the best one, the 95 % interval of the difference
     holding zero."""
-    differences = [value.minus(values[best]) for value in values]
+    differences = [value.beside(values[best]) for value in values]
     return np.array(
         [
             index == best or not (one.above(0.0) or one.below(0.0))

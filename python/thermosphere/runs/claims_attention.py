@@ -103,7 +103,7 @@ def contacts_are_best_above_the_minimum(studies: Studies, config: Config) -> lis
             continue
         rows = usable(study)
         temperature = rows["temperature"].values
-        precision, errors = measured(rows, TOLERANT), measured(rows, "test_error")
+        precision, errors = measured(study, rows, TOLERANT), measured(study, rows, "test_error")
         best = int(np.argmax([one.mean for one in precision]))
         least = int(np.argmin([one.mean for one in errors]))
         highest = temperature[compatible(precision, best)]
@@ -156,6 +156,6 @@ def best_precision(study: ModelStudy) -> tuple[Measured, str]:
     """Largest P̃@L over the temperatures that count, and where; being the largest of several it is
     high by up to about its error."""
     rows = usable(study)
-    precision = measured(rows, TOLERANT)
+    precision = measured(study, rows, TOLERANT)
     at = int(np.argmax([one.mean for one in precision]))
     return precision[at], in_units_of_peak(study, float(rows["temperature"].values[at]))

@@ -130,7 +130,7 @@ def peak_contrast(study: ModelStudy) -> Measured | str:
         return "T* is in doubt"
     rows = usable(study)
     temperature = rows["temperature"].values
-    heat = measured(rows, "specific_heat")
+    heat = measured(study, rows, "specific_heat")
     at = np.flatnonzero(temperature == unit)
     cold = np.flatnonzero(temperature <= unit / 2)
     hot = np.flatnonzero(temperature >= 2 * unit)
@@ -152,13 +152,13 @@ def test_error_is_not_monotonic(studies: Studies, config: Config) -> list[Findin
             findings.append(Finding(FIGURE, study.name, claim, "undecided", "", reason))
             continue
         rows = usable(study)
-        temperature, errors = rows["temperature"].values, measured(rows, "test_error")
+        temperature, errors = rows["temperature"].values, measured(study, rows, "test_error")
         best = _least(errors)
         numbers = ", ".join(
             f"{shown(errors[index])} at {in_units_of_peak(study, float(temperature[index]))}"
             for index in sorted({0, best, len(errors) - 1})
         )
-        cold, hot = (errors[end].minus(errors[best]) for end in (0, -1))
+        cold, hot = (errors[end].beside(errors[best]) for end in (0, -1))
         verdict: Verdict = "undecided"
         because = "the minimum is not clear of the ends of the usable ladder"
         if cold.above(0.0) and hot.above(0.0):
@@ -181,7 +181,7 @@ def minimum_just_above_the_peak(studies: Studies, config: Config) -> list[Findin
             findings.append(Finding(FIGURE, study.name, claim, "undecided", "", reason))
             continue
         rows = usable(study)
-        errors = measured(rows, "test_error")
+        errors = measured(study, rows, "test_error")
         best = _least(errors)
         ratio = rows["temperature"].values / unit
         within = ratio[compatible(errors, best)]
@@ -205,7 +205,7 @@ def gain_over_early_stopping(studies: Studies, config: Config) -> list[Finding]:
             findings.append(Finding(FIGURE, study.name, claim, "undecided", "", reason))
             continue
         trained, sampled = _early_stopped(study), least_error(study)
-        gain = trained.minus(sampled)
+        gain = trained.beside(sampled)
         numbers = f"ES {shown(trained)}, sampled {shown(sampled)}, gain {shown(gain)}"
         least, most = PUBLISHED_GAIN
         verdict: Verdict = "undecided"
@@ -231,7 +231,7 @@ def spread_of_early_stopping(studies: Studies, config: Config) -> list[Finding]:
             findings.append(Finding(FIGURE, study.name, claim, "undecided", "", reason))
             continue
         rows = usable(study)
-        row = rows.isel(temperature=_least(measured(rows, "test_error")))
+        row = rows.isel(temperature=_least(measured(study, rows, "test_error")))
         kept = kept_draws(study.samples, float(row["temperature"]), burn_in=config.analysis.burn_in)
         drawn = study.samples["test_error"].values[np.ix_(kept.chains, kept.draws)]
         spread = float(drawn.std(ddof=1))
@@ -284,7 +284,7 @@ def small_models_keep_up(studies: Studies, config: Config) -> list[Finding]:
 def least_error(study: ModelStudy) -> Measured:
     """Least test error over the temperatures that count; being the least of several it is low by
     up to about its error."""
-    errors = measured(usable(study), "test_error")
+    errors = measured(study, usable(study), "test_error")
     return errors[_least(errors)]
 
 
