@@ -13,6 +13,7 @@ def table(temperature: list[float], loss: list[float], error: list[float]) -> xr
         {
             "train_loss": ("temperature", np.array(loss)),
             "train_loss_error": ("temperature", np.array(error)),
+            "equilibrated": ("temperature", np.ones(len(loss), np.bool_)),
         },
         coords={"temperature": np.array(temperature)},
     )
@@ -32,3 +33,12 @@ def test_only_shared_temperatures_are_compared_and_only_in_standard_errors() -> 
 def test_an_unknown_error_agrees_with_nothing() -> None:
     heating, cooling = table([1.0], [0.0], [np.nan]), table([1.0], [0.1], [0.1])
     assert not hysteresis(heating, cooling)["agree"].values.any()
+
+
+def test_chains_that_still_come_down_are_not_compared() -> None:
+    heating = table([1.0, 2.0, 3.0], [0.0, 1.0, 2.0], [0.1] * 3)
+    cooling = table([1.0, 2.0, 3.0], [5.0, 1.0, 2.0], [0.1] * 3)
+    cooling["equilibrated"][0] = False
+    assert hysteresis(heating, cooling)["temperature"].values.tolist() == [2.0, 3.0]
+    cooling["stationary"] = ("temperature", np.array([True, False, False]))
+    assert hysteresis(heating, cooling)["agree"].values.tolist() == [False, True, True]

@@ -15,6 +15,7 @@ from thermosphere.runs.claims import Finding, usable
 from thermosphere.runs.claims_ladder import rise_factor
 from thermosphere.runs.config import Config, load_config
 from thermosphere.runs.paper_claims import CLAIMS, findings
+from thermosphere.runs.products_ladder import cooling_words
 
 X = RATIOS
 JUMP = np.where(X < 1, 0.2, 2.5) + 0.01 * np.log(X)
@@ -211,6 +212,9 @@ def test_temperatures_where_cooling_disagrees_do_not_count() -> None:
     cooling = ladder(train_loss=np.where(X < 1, 1.0, 0.0) + heating["train_loss"].values)
     hysteretic = study(table=heating, cooling=cooling)
     assert usable(hysteretic)["temperature"].size == (X >= 1).sum()
+    words = cooling_words(hysteretic)
+    assert "were compared at 15 temperatures" in words
+    assert "They disagree at T = 5e-6 (by 1.000 ± 0.003), " in words
     found = one(claims_ladder.test_error_is_not_monotonic, hysteretic)
     assert found.verdict != "agrees"
     agreeing = study(table=ladder(test_error=RISING), cooling=heating)

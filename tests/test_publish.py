@@ -238,15 +238,11 @@ def test_cooling_and_retraining_are_published_over_what_was_there(
 
     assert main(["publish", "-o", str(run), "--to", str(study), "--quiet"]) == 0
     page = (study / "README.md").read_text(encoding="utf-8")
-    for name, count, rest in (
-        ("tf1-small", 1, "the largest"),
-        ("ff", 2, ".* They disagree at T = 1e-4 \\(by 5"),
-    ):
-        compared = f"Heating and cooling were compared at {count} temperatures; "
-        assert re.search(f"- {name}: .*{compared}{rest}", page)
+    for name in ("tf1-small", "ff"):  # a few draws settle nothing
+        assert re.search(f"- {name}: .*The chains that were cooled settled at no temperature", page)
     assert (study / "cooling_ff.png").is_file()
     data = [(row["model"], row["agree"]) for row in rows(study / "equilibrium.csv")]
-    assert data == [("tf1-small", "not run"), ("tf1-small", "yes"), *[("ff", "no")] * 2]
+    assert data == [*[("tf1-small", "not settled")] * 2, *[("ff", "not settled")] * 2]
     assert kept.sentence() in page
     assert "| not sampled yet | tf4 |" in page
     assert "tf1-small: not retrained at its effective dimension" in page

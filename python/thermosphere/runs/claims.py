@@ -133,13 +133,14 @@ def _checks(study: ModelStudy) -> str:
         cooling = "heating against cooling was not run"
     else:
         compared = hysteresis(study.table, study.cooling)
-        apart = int((~compared["agree"].values).sum())
-        cooling = (
-            f"heating and cooling agree at {compared.sizes['temperature'] - apart} of "
-            f"{compared.sizes['temperature']} temperatures, the others left out"
-            if apart
-            else f"heating and cooling agree at all {compared.sizes['temperature']} temperatures"
-        )
+        count = compared.sizes["temperature"]
+        agreeing = int(compared["agree"].values.sum())
+        where = f"at {agreeing} of {count} temperatures, the others left out"
+        if agreeing == count:
+            where = f"at all {count} temperatures"
+        cooling = f"heating and cooling agree {where}"
+        if not count:
+            cooling = "the chains that were cooled settled nowhere"
     apart = int((~rows["equilibrated"].values).sum())
     return (
         f"Checked for {study.name}: {rows.sizes['temperature']} temperatures count, with at least "

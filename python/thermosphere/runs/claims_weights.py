@@ -143,7 +143,8 @@ def not_equilibrated(study: ModelStudy) -> str:
     row = study.table.sel(temperature=study.typical)
     why = str(row["note"].values)
     if study.typical not in usable(study)["temperature"].values:
-        why = str(row["reason"].values) or "heating and cooling disagree there"
+        apart = bool(row["equilibrated"] | row["stationary"])
+        why = "heating and cooling disagree there" if apart else str(row["reason"].values)
     return f"at {in_units_of_peak(study, study.typical)} {why}" if why else ""
 
 

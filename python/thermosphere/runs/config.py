@@ -122,9 +122,7 @@ class Sampling(Section, frozen=True):
     chains: Count = 2  # a temperature
     draws: Count = 100  # kept a chain
     moves_per_draw: Count = 100
-    # Of the second set; default a quarter of `draws`, 16 where there are so many: each temperature
-    # begins near its equilibrium, where the next hotter one ended.
-    cooling_draws: Count | None = None
+    cooling_draws: Count | None = None  # kept a chain of the second set; default as many
     test_sequences: Count = 13_000  # of the test set, read at each draw
     checkpoint_seconds: Annotated[float, Meta(ge=0)] = (
         10.0  # between checkpoints; lost work is redone bit for bit
@@ -156,7 +154,7 @@ class Sampling(Section, frozen=True):
 
     @property
     def draws_cooling(self) -> int:
-        return self.cooling_draws or min(self.draws, max(16, self.draws // 4))
+        return self.cooling_draws or self.draws
 
     def options(self) -> LangevinOptions:
         """The sampler's options; raises ValueError where two of them disagree."""

@@ -49,7 +49,7 @@ def equilibrium(run: StudiedRun) -> Product:
         said = [
             *training_warnings(name, run.stage1[name], run.trained[name]),
             *equilibration_warnings(name, study.table),
-            _cooling_words(study),
+            cooling_words(study),
         ]
         sentences = [sentence.removeprefix(f"{name}: ") for sentence in said]
         text.append(f"{name}: " + " ".join(one[0].upper() + one[1:] for one in sentences))
@@ -186,7 +186,7 @@ def _usable_table(run: StudiedRun) -> Table:
     return Table(columns, rows, "", [i for i, row in enumerate(rows) if row[4:6] == ["0", "0"]])
 
 
-def _cooling_words(study: ModelStudy) -> str:
+def cooling_words(study: ModelStudy) -> str:
     if study.cooling is None:
         return f"{study.name}: heating against cooling was not run."
     found = hysteresis(study.table, study.cooling)
@@ -194,7 +194,10 @@ def _cooling_words(study: ModelStudy) -> str:
     known = np.abs(found["z"].values)
     known = known[np.isfinite(known)]
     if not known.size:
-        return f"{study.name}: too few draws to compare heating and cooling."
+        return (
+            f"{study.name}: the chains that were cooled settled at no temperature that counts, and "
+            "cannot be held against those from ES."
+        )
     words = (
         f"{study.name}: heating and cooling were compared at {found.sizes['temperature']} "
         f"temperatures; the largest difference is {known.max():.1f} standard errors"
@@ -223,7 +226,7 @@ def _equilibrium_data(studies: list[ModelStudy]) -> Data:
         found = None if study.cooling is None else hysteresis(study.table, study.cooling)
         for index, temperature in enumerate(study.table["temperature"].values):
             row = study.table.isel(temperature=index)
-            second: list[Cell] = ["", "", "", "not run"]
+            second: list[Cell] = ["", "", "", "not run" if study.cooling is None else "not settled"]
             if found is not None and temperature in found["temperature"].values:
                 one = found.sel(temperature=temperature)
                 second = [float(one[k]) for k in ("difference", "difference_error", "z")]
