@@ -8,7 +8,7 @@ the stiffest mode. Heavier where the modes together would be sampled hotter than
 move turn w by more than ``LARGEST_TURN``.
 
 The chains live elsewhere than the ES weights they start from: shaped there, masses of tf1-small at
-T* let a parameter move a third as far as those shaped where the chain has settled. So the shape is
+T* let a parameter move less than half as far as those shaped where the chain has settled. So it is
 taken again at every look.
 """
 
