@@ -21,11 +21,11 @@ from thermosphere.models.named import NAMES, named_model
 from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.proteins.dataset import DataSet
 from thermosphere.runs.store import open_samples, read_weights
-from thermosphere.sampling.full_batch import LIGHTEST, ROUNDS
+from thermosphere.sampling.full_batch import shape_from_nothing
 from thermosphere.sampling.masses import floored_variance, median_variance
 from thermosphere.sampling.noise import estimate_noise
 from thermosphere.sampling.options import LangevinOptions
-from thermosphere.sampling.stiffness import PROBES, Curvature
+from thermosphere.sampling.stiffness import Curvature
 from thermosphere.training import References
 
 SEED = 0
@@ -43,12 +43,8 @@ def curvature_at(potential: MaskedLanguagePotential, weights: torch.Tensor) -> C
     return Curvature(potential, weights, seed=SEED, step=0, chain_ids=ONE)
 
 
-def of_curvature(curvature: Curvature) -> torch.Tensor:
-    shape = torch.ones_like(curvature.weights, dtype=torch.float64)
-    for round_ in range(ROUNDS):
-        length, _ = curvature.rows(shape, first=round_ * PROBES)
-        shape = shape * length
-        shape = shape.clamp(min=LIGHTEST * float(shape[shape > 0].median()))
+def of_curvature(potential: MaskedLanguagePotential, weights: torch.Tensor) -> torch.Tensor:
+    shape, _ = shape_from_nothing(curvature_at(potential, weights))
     return shape
 
 
@@ -84,8 +80,8 @@ def main() -> None:
             ("equal", torch.ones_like(here, dtype=torch.float64)),
             ("noise at ES", of_noise(potential, es)),
             ("noise here", of_noise(potential, here)),
-            ("rows of the Hessian at ES", of_curvature(curvature_at(potential, es))),
-            ("rows of the Hessian here", of_curvature(curvature_at(potential, here))),
+            ("rows of the Hessian at ES", of_curvature(potential, es)),
+            ("rows of the Hessian here", of_curvature(potential, here)),
         ):
             stiffest = curvature_at(potential, here).largest(shape)
             step = (temperature * stiffness**2 / (shape * stiffest)).sqrt()  # of each parameter

@@ -68,29 +68,29 @@ class FullBatchAdaptation(Adaptation):
         o = self.options
         curvature = self._curvature(state, rows, state.chain_ids[rows])
         before = state.masses[rows].double()
-        shape, mean, mean_before = _balanced(curvature, before)
+        shape, mean, mean_before = balanced(curvature, before)
         stiffest_before = curvature.largest(before, CHECK)
         factor = self._factor(state, rows, before, stiffest_before, mean_before)
         off = (factor.sqrt() - 1).abs() > TOLERANCE
         state.streak[rows] = torch.where(off, 1, state.streak[rows] + 1)
         doubled = FIRST_LOOK * 2.0 ** (state.streak[rows] - 1).double().clamp(max=40)
         state.next_adaptation[rows] = state.step + doubled.clamp(max=o.adapt_every).long()
-        self._set_masses(state, rows, shape, curvature.largest(shape), mean)
+        factor = self._factor(state, rows, shape, curvature.largest(shape), mean)
+        state.masses[rows] = _scaled(shape, factor)
         self._redraw_all(state, rows, curvature.gradient)
 
     def _shape_start(self, state: LangevinState, rows: torch.Tensor) -> None:
         """Masses of chains that start at the same weights; they differ in temperature alone."""
         curvature = self._curvature(state, rows[:1], torch.zeros(1, dtype=torch.int64))
-        shape = torch.ones_like(curvature.weights, dtype=torch.float64)
-        for round_ in range(ROUNDS):
-            shape, mean, _ = _balanced(curvature, shape, round_)
+        shape, mean = shape_from_nothing(curvature)
         stiffest = curvature.largest(shape)
         if not float(stiffest) > 0:
             raise ValueError(
                 "masses: U must curve upwards in some direction at the start, got a largest "
                 f"curvature of {float(stiffest):.3g}; give `masses` explicitly"
             )
-        self._set_masses(state, rows, shape.expand(len(rows), -1), stiffest, mean)
+        shape = shape.expand(len(rows), -1)
+        state.masses[rows] = _scaled(shape, self._factor(state, rows, shape, stiffest, mean))
         self._redraw_all(state, rows, curvature.gradient.expand(len(rows), -1))
 
     def _curvature(
@@ -132,29 +132,32 @@ class FullBatchAdaptation(Adaptation):
         wanted = torch.maximum(stiffest / o.stiffness**2, mean / (4 * STEP_BIAS)).cpu()
         return torch.maximum(wanted * o.dt**2, turn2 / LARGEST_TURN**2)
 
-    def _set_masses(
-        self,
-        state: LangevinState,
-        rows: torch.Tensor,
-        shape: torch.Tensor,
-        stiffest: torch.Tensor,
-        mean: torch.Tensor,
-    ) -> None:
-        factor = self._factor(state, rows, shape, stiffest, mean).to(shape.device)
-        state.masses[rows] = (shape * factor[:, None]).float()
-
     def _redraw_all(self, state: LangevinState, rows: torch.Tensor, slope: torch.Tensor) -> None:
         every = torch.ones(len(rows), state.weights.shape[1], dtype=torch.bool)
         self._redraw_momenta(state, rows, every.to(state.weights.device), slope)
 
 
-def _balanced(
+def shape_from_nothing(curvature: Curvature) -> tuple[torch.Tensor, torch.Tensor]:
+    """The shape of masses (C, N) float64 that the curvature asks for, by some rounds from equal
+    ones, and the mean curvatures (C,) in units of it."""
+    shape = torch.ones_like(curvature.weights, dtype=torch.float64)
+    for round_ in range(ROUNDS):
+        shape, mean, _ = balanced(curvature, shape, round_)
+    return shape, mean
+
+
+def balanced(
     curvature: Curvature, shape: torch.Tensor, round_: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A better shape (R, N) float64, and the mean curvatures (R,) in units of it and of the one
+    """A better shape (C, N) float64, and the mean curvatures (C,) in units of it and of the one
     that was."""
     length, diagonal = curvature.rows(shape, first=round_ * PROBES)
     better = shape * length
     typical = torch.stack([row[row > 0].median() if row.any() else row[0] for row in better])
     better = torch.maximum(better, LIGHTEST * typical[:, None])
     return better, (diagonal * (shape / better)).mean(1), diagonal.mean(1)
+
+
+def _scaled(shape: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Masses, float32, from a shape (R, N) and its factor (R,)."""
+    return (shape * factor.to(shape.device)[:, None]).float()
