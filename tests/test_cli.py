@@ -12,7 +12,7 @@ import xarray as xr
 
 from thermosphere.cli import STAGES, main
 from thermosphere.proteins.dataset import DataSet
-from thermosphere.runs.config import load_config
+from thermosphere.runs.config_reading import load_config
 
 VERBS = ("doctor", "config", "run", "publish", "embedding", *STAGES)
 

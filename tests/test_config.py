@@ -5,14 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from thermosphere.runs.config import (
-    PRESETS,
-    Config,
-    Sampling,
-    first_difference,
-    load_config,
-    preset_text,
-)
+from thermosphere.runs.config import Config
+from thermosphere.runs.config_reading import PRESETS, load_config, preset_text
+from thermosphere.runs.run_directory import first_difference
 
 
 def load(text: str, *changes: str) -> Config:
@@ -24,11 +19,6 @@ def test_presets_resolve_to_themselves(name: str) -> None:
     config = load(preset_text(name))
     assert load(config.to_toml()) == config
     assert config.to_toml() == load(config.to_toml()).to_toml()
-
-
-def test_a_second_set_is_as_long_as_the_first_unless_told() -> None:
-    assert Sampling(draws=200).draws_cooling == 200
-    assert Sampling(draws=200, cooling_draws=80).draws_cooling == 80
 
 
 def test_demo_is_what_it_is_said_to_be() -> None:

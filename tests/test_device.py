@@ -16,8 +16,10 @@ from thermosphere.cli import main
 from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.proteins.dataset import DataSet, MaskedSequences
 from thermosphere.runs import device as device_of_runs
-from thermosphere.runs.config import Sampling, first_difference, load_config, preset_text
+from thermosphere.runs.config import Sampling
+from thermosphere.runs.config_reading import load_config, preset_text
 from thermosphere.runs.device import sampling_device
+from thermosphere.runs.run_directory import first_difference
 from thermosphere.runs.sample import CHECKPOINT, sample_model
 from thermosphere.sampling import moves
 from thermosphere.sampling.recorder import CallRecorder

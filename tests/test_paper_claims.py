@@ -13,7 +13,8 @@ from synthetic_study import RATIOS, ladder, study
 from thermosphere.runs import claims_attention, claims_ladder, claims_weights
 from thermosphere.runs.claims import Finding, usable
 from thermosphere.runs.claims_ladder import rise_factor
-from thermosphere.runs.config import Config, load_config
+from thermosphere.runs.config import Config
+from thermosphere.runs.config_reading import load_config
 from thermosphere.runs.paper_claims import CLAIMS, findings
 from thermosphere.runs.products_ladder import cooling_words
 

@@ -22,7 +22,7 @@ from thermosphere.proteins.alphabet import ALPHABET
 from thermosphere.proteins.dataset import DataSet
 from thermosphere.proteins.structure import ContactMap
 from thermosphere.runs import products_ladder, products_weights, provenance, publish
-from thermosphere.runs.config import load_config
+from thermosphere.runs.config_reading import load_config
 from thermosphere.runs.embedding_dimension import Retraining, saved_retraining
 from thermosphere.runs.paper_claims import findings
 from thermosphere.runs.product import Data
@@ -206,6 +206,17 @@ def test_whether_the_test_error_is_kept() -> None:
     assert "error: yes (it rises by +0.0050" in said([0.50, 0.51], [0.50, 0.52])
     assert "error: no (it rises by +0.0950" in said([0.50, 0.51], [0.60, 0.60])
     assert "cannot be told from single runs" in said([0.50], [0.60])
+
+
+def test_a_stage_is_of_the_commit_it_started_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = ["before"]
+    monkeypatch.setattr(provenance, "commit", lambda: tree[-1])
+    with provenance.recorded(tmp_path, "sample"):
+        tree.append("committed meanwhile")
+    (stage,) = provenance.stage_times(tmp_path)
+    assert stage.commits == ("before",)
 
 
 def test_cooling_and_retraining_are_published_over_what_was_there(

@@ -292,7 +292,7 @@ def _settings(parsed: argparse.Namespace) -> Config:
 
 
 def _loaded(parsed: argparse.Namespace) -> Config:
-    from thermosphere.runs.config import load_config, preset_text
+    from thermosphere.runs.config_reading import load_config, preset_text
 
     changes = list(parsed.changes)
     here = Path.cwd()

@@ -21,7 +21,8 @@ import xarray as xr
 from thermosphere.analysis.hysteresis import hysteresis
 from thermosphere.analysis.significance import Measured
 from thermosphere.analysis.thermodynamics import kept_draws, moved, settled
-from thermosphere.runs.config import Config, load_config, preset_text
+from thermosphere.runs.config import Config
+from thermosphere.runs.config_reading import load_config, preset_text
 from thermosphere.runs.report_data import trusted_peak
 from thermosphere.runs.report_tables import format_temperature, with_error
 from thermosphere.runs.study import ModelStudy

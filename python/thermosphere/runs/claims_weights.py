@@ -10,6 +10,7 @@ import numpy as np
 from thermosphere.analysis.embedding import EffectiveDimension
 from thermosphere.analysis.figures import split_block
 from thermosphere.analysis.significance import Measured
+from thermosphere.analysis.thermodynamics import settled
 from thermosphere.models.named import named_model
 from thermosphere.models.transformer import Transformer
 from thermosphere.runs.claims import (
@@ -143,8 +144,8 @@ def not_equilibrated(study: ModelStudy) -> str:
     row = study.table.sel(temperature=study.typical)
     why = str(row["note"].values)
     if study.typical not in usable(study)["temperature"].values:
-        apart = bool(row["equilibrated"] | row["stationary"])
-        why = "heating and cooling disagree there" if apart else str(row["reason"].values)
+        stands = bool(settled(row))
+        why = "heating and cooling disagree there" if stands else str(row["reason"].values)
     return f"at {in_units_of_peak(study, study.typical)} {why}" if why else ""
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-import msgspec
 import torch
 from tqdm import tqdm
 
@@ -37,9 +36,9 @@ def cool_model(
 ) -> Path:
     """Walk the ladder of DIR/samples.zarr down and return DIR/cooling.zarr, in its format.
 
-    Starts from the last draws at the hottest temperature; as many chains and moves a draw as
-    the samples have, ``settings.draws_cooling`` draws a temperature. A checkpoint a temperature.
-    Raises ValueError where there are no samples, or a cooling that ``resume`` is not to go on with.
+    Starts from the last draws at the hottest temperature; as many chains, draws and moves a
+    temperature as the samples have. A checkpoint a temperature. Raises ValueError where there are
+    no samples, or a cooling that ``resume`` is not to go on with.
     """
     store_path = directory / "cooling.zarr"
     checkpoint = directory / "cooling.checkpoint.safetensors"
@@ -59,7 +58,7 @@ def cool_model(
         "temperatures": ladder,
         "ridge": settings.ridge,
         "tether": settings.tether,
-        "draws": settings.draws_cooling,
+        "draws": settings.draws,
         "moves_per_draw": settings.moves_per_draw,
         "seed": seed,
         "start": float(last.double().square().cumsum(1).sum()),
@@ -71,18 +70,17 @@ def cool_model(
         done, weights = int(header["temperatures"]), tensors["weights"]
         store = SampleStore.open(
             store_path,
-            draws=settings.draws_cooling,
+            draws=settings.draws,
             chains=len(temperature),
             parameters=potential.parameters,
         )
     else:
         config = str(samples.attrs.get("config", ""))
-        shorter = msgspec.structs.replace(settings, draws=settings.draws_cooling)
-        store = new_store(store_path, potential, shorter, temperature, start, norm2, config)
+        store = new_store(store_path, potential, settings, temperature, start, norm2, config)
     sets = judged_sets(potential, data, settings)
     bar = tqdm(
-        total=len(ladder) * settings.draws_cooling * settings.moves_per_draw,
-        initial=done * settings.draws_cooling * settings.moves_per_draw,
+        total=len(ladder) * settings.draws * settings.moves_per_draw,
+        initial=done * settings.draws * settings.moves_per_draw,
         desc=f"cooling {potential.model.name}, {len(last)} chains",
         unit="move",
         disable=not progress,
@@ -96,7 +94,7 @@ def cool_model(
             state = sampler.init(
                 weights, norm2=norm2 if settings.constrained else None, chain_ids=rows.tolist()
             )
-            for draw in range(settings.draws_cooling):
+            for draw in range(settings.draws):
                 begun = bar.n
                 minibatch_loss = sampler.run(
                     state,

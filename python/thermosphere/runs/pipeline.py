@@ -38,11 +38,8 @@ from thermosphere.proteins.tempering import sample_sequences
 from thermosphere.proteins.tempering_result import TemperingResult
 from thermosphere.runs.calibration import FULL_BATCH
 from thermosphere.runs.calibration_table import calibration_text
-from thermosphere.runs.config import (
-    ModelRun,
-    Sampling,
-    load_config,
-)
+from thermosphere.runs.config import ModelRun, Sampling
+from thermosphere.runs.config_reading import load_config
 from thermosphere.runs.cooling import cool_model
 from thermosphere.runs.device import sampling_device
 from thermosphere.runs.exact import check_model

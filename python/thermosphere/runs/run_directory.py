@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 from zlib import crc32
 
+import msgspec
 import numpy as np
 from tqdm import tqdm
 
 from thermosphere.proteins.dataset import DataSet
 from thermosphere.proteins.structure import ContactMap
-from thermosphere.runs.config import Config, first_difference, load_config
+from thermosphere.runs.config import Config
+from thermosphere.runs.config_reading import flat, load_config
 from thermosphere.runs.sample import CHECKPOINT_FILE
+
+# Settings of results that are there which may become more, and no less.
+MAY_GROW = (".draws", ".max_epochs", ".reference_epochs", ".trial_seconds", ".exact_gradients")
 
 SEQUENCES_CHECKPOINT = "sequences.checkpoint.npz"
 
@@ -137,3 +142,22 @@ def _write_text(path: Path, text: str) -> None:
     building = path.with_name(path.name + ".new")
     building.write_text(text, encoding="utf-8")
     os.replace(building, path)
+
+
+def first_difference(old: Config, new: Config, settled: Callable[[str], bool]) -> str | None:
+    """The first setting of a run that may no longer change, as one line; None where all may go on.
+
+    settled(key) says whether results that depend on the dotted key are there; what has none yet may
+    change, and so may the analysis. Runs may be made longer: more draws, more epochs.
+    """
+    before, after = flat(msgspec.to_builtins(old)), flat(msgspec.to_builtins(new))
+    for key in sorted(before.keys() & after.keys()):
+        was, now = before[key], after[key]
+        free = key == "name" or key.startswith("analysis.")
+        free = free or key.endswith(("checkpoint_seconds", ".sampling.device"))
+        if was == now or free or not settled(key):
+            continue
+        if key.endswith(MAY_GROW) and now > was:
+            continue
+        return f"{key}: saved {was!r}, now {now!r}"
+    return None
