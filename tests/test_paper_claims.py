@@ -202,6 +202,7 @@ def test_what_starts_share_drops_out_along_the_ladder_and_against_es() -> None:
     unknown = replace(known, samples=samples.drop_vars("start"))
     for claim in (
         claims_ladder.test_error_is_not_monotonic,
+        claims_ladder.minimum_just_above_the_peak,
         claims_ladder.gain_over_early_stopping,
     ):
         assert one(claim, known).verdict == "agrees"

@@ -157,15 +157,14 @@ def study_model(
 
 
 def _cooling(path: Path, analysis: Analysis) -> xr.Dataset | None:
-    """Table over the temperatures that the second set of chains has reached; None where it was not
-    run, or has no draw yet."""
+    """Table over temperature of the second set of chains; None where it was not run, or has no draw
+    yet."""
     if not path.exists():
         return None
     samples = open_samples(path)
     if not np.isfinite(samples["train_loss"].values).any():
         return None
-    table = thermodynamics(samples, burn_in=analysis.burn_in)
-    return table.isel(temperature=np.flatnonzero(table["draws"].values > 0))
+    return thermodynamics(samples, burn_in=analysis.burn_in)
 
 
 def _ensemble(
