@@ -293,6 +293,30 @@ def test_runs_with_little_to_show(browser: Any, tmp_path: Path) -> None:
             assert_sound(browser)
 
 
+def test_chains_that_stand_still_apart_are_marked_and_said(browser: Any, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        one = studied(make_run(tmp_path, patch))
+    pairs = np.argwhere(np.triu(CONTACTS)).astype(np.int64)
+    table = one.table.assign(
+        equilibrated=("temperature", np.zeros(2, np.bool_)),
+        stationary=("temperature", np.array([True, False])),
+        reason=("temperature", np.array(["chains disagree", "the loss is still falling"])),
+    )
+    found = replace(one, table=table, typical=float(table["temperature"][0]))
+    data = report_data([found], ContactMap("ARNDCQEGHILK", pairs), Config())
+    path = tmp_path / "report.html"
+    write_report(path, title="apart", sections=[], data=data)
+    show(browser, path, *SIZES["desk"])
+    classes = [str(mark.get_attribute("class")).split() for mark in marks(browser, "train_loss")]
+    assert "half" in classes[0]
+    assert "hollow" not in classes[0]
+    assert "hollow" in classes[1]
+    assert find(browser, "#temperature-text")[0].text.endswith("(starts stay apart)")
+    verdict = find(browser, "#verdict")[0].text
+    assert verdict.startswith("Starts stay apart: chains disagree. Every chain stands still")
+    assert_sound(browser)
+
+
 def test_without_scripts_the_rest_is_there(browser: Any, written: tuple[Path, Any]) -> None:
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:

@@ -134,7 +134,7 @@ function draw() {
   slider.value = state.at;
   const text = document.getElementById('temperature-text');
   text.textContent =
-    temperatureText(model, state.at) + (model.equilibrated[state.at] ? '' : ' (not equilibrated)');
+    temperatureText(model, state.at) + (model.equilibrated[state.at] ? '' : ` (${standing(model, state.at)})`);
   text.className = model.equilibrated[state.at] ? '' : 'not';
   slider.setAttribute('aria-valuetext', text.textContent);
   for (const [id, value] of [

@@ -27,9 +27,13 @@ function apart(model, at) {
   return model.settled[at] && !model.equilibrated[at];
 }
 
+/* Of a temperature that did not equilibrate. */
+function standing(model, at) {
+  return apart(model, at) ? 'starts stay apart' : 'not equilibrated';
+}
+
 function verdictOf(model, at) {
-  if (apart(model, at)) return `chains stand still but apart: R̂ = ${digits(model.r_hat[at], 3)}`;
-  if (!model.settled[at]) return `not equilibrated: ${model.reason[at]}`;
+  if (!model.equilibrated[at]) return `${standing(model, at)}: ${model.reason[at]}`;
   return `equilibrated: R̂ = ${digits(model.r_hat[at], 3)}, ESS ${digits(model.ess[at], 3)}`;
 }
 
@@ -196,7 +200,8 @@ function drawNumbers(model) {
   const good = model.equilibrated[state.at];
   verdict.className = sampled && !good ? 'verdict not' : 'verdict';
   const strong = document.createElement('strong');
-  strong.textContent = good ? 'Equilibrated. ' : 'Not equilibrated: ';
+  const words = standing(model, state.at);
+  strong.textContent = good ? 'Equilibrated. ' : `${words[0].toUpperCase()}${words.slice(1)}: `;
   const basis = apart(model, state.at)
     ? 'Every chain stands still: averages and errors are over the starts.'
     : 'Averages depend on the start.';
