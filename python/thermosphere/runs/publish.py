@@ -59,6 +59,7 @@ def publish(run: StudiedRun, destination: Path, *, progress: bool = False) -> Pa
     Raises ValueError where the directory holds something that `publish` did not write.
     """
     page = destination / "README.md"
+    commit = provenance.commit()  # before files of the tree, which these may be, are changed
     _clear(destination)
     _write(page, MARK + "\n")  # what a kill leaves is known as ours
     verdicts = findings(run.studies, run.config)
@@ -74,9 +75,8 @@ def publish(run: StudiedRun, destination: Path, *, progress: bool = False) -> Pa
         own = [verdict for verdict in verdicts if verdict.product == product.key]
         chapters.append(_chapter(product, own))
     _write(destination / "config.toml", run.config.to_toml())
-    _write(
-        page, "\n\n".join([*_head(run, destination), *_verdicts(run, verdicts), *chapters]) + "\n"
-    )
+    head = _head(run, destination, commit)
+    _write(page, "\n\n".join([*head, *_verdicts(run, verdicts), *chapters]) + "\n")
     return page
 
 
@@ -97,7 +97,7 @@ def _clear(destination: Path) -> None:
     destination.mkdir(parents=True, exist_ok=True)
 
 
-def _head(run: StudiedRun, destination: Path) -> list[str]:
+def _head(run: StudiedRun, destination: Path, commit: str) -> list[str]:
     models = ", ".join(run.studies)
     if run.protein is not None:
         source = f"{run.data.length} residues and {len(run.protein.contacts)} contacts"
@@ -114,7 +114,7 @@ def _head(run: StudiedRun, destination: Path) -> list[str]:
             "settings",
             "[config.toml](config.toml); `thermosphere reproduce --config config.toml -o DIR`",
         ],
-        ["thermosphere", f"{__version__}, commit {provenance.commit() or 'unknown'}"],
+        ["thermosphere", f"{__version__}, commit {commit or 'unknown'}"],
         ["seed", str(run.config.seed)],
         *([["not sampled yet", ", ".join(waiting)]] if waiting else []),
         ["written on", provenance.machine()],
