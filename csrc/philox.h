@@ -20,6 +20,8 @@ enum class Stream : uint32_t {
   acceptance = 8,      // whether its end is accepted
   length = 9,          // how many steps it has
   curvature = 10,      // where a search for the stiffest direction starts
+  probe = 11,          // directions that measure rows of the Hessian
+  subset = 12,         // examples whose Hessian gives the stiffest directions
 };
 
 struct Words {

@@ -22,7 +22,7 @@ from thermosphere.runs.calibration_table import (
 from thermosphere.runs.trials import Series, Trial, TrialRun
 from thermosphere.sampling.options import LangevinOptions
 
-FULL = Trial("full", "full batch", LangevinOptions(batch=None, m1=0.05, stiffness=1.0))
+FULL = Trial("full", "full batch", LangevinOptions(batch=None, m1=0.05, stiffness=1.0, modes=8))
 SLOW = Trial("slow", "full batch, slow", LangevinOptions(batch=None, m1=0.4, stiffness=1.0))
 MINI = Trial("mini", "mini-batches", LangevinOptions(t_ratio=1e-2))
 HMC = Trial("hmc", "HMC", steps=3)
@@ -67,11 +67,11 @@ def test_the_fastest_unbiased_trial_is_chosen() -> None:
     assert found.gain(found.row("full")) == pytest.approx(1e4, rel=1e-3)
     assert found.row("mini").bias == pytest.approx(0.05, abs=0.003)
     assert math.isnan(found.row("hmc").bias)  # the reference itself
-    assert found.settings() == {"batch": "all", "stiffness": 1.0, "m1": 0.05}
+    assert found.settings() == {"batch": "all", "stiffness": 1.0, "modes": 8, "m1": 0.05}
     without_bias = [(trial, series(tau=50.0) if trial is MINI else s) for trial, s in results]
     chosen = judge(1e-4, 1.5, without_bias)
     assert chosen.chosen is MINI
-    assert chosen.settings() == {"batch": 64, "t_ratio": 1e-2, "m1": 0.1}
+    assert chosen.settings() == {"batch": 64, "t_ratio": 1e-2, "modes": 0, "m1": 0.1}
     # Nothing exact to hold mini-batches against: they are not trusted.
     assert judge(1e-4, 1.5, [r for r in without_bias if r[0] is not HMC]).chosen is FULL
 

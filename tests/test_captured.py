@@ -313,6 +313,8 @@ def test_the_kernels_of_a_gpu_run_in_the_same_order(gpu: str) -> None:
     captured, plain = ends
     assert int(captured[0]["step"]) == 5
     for name, tensor in plain[0].items():
+        if not tensor.numel():  # where stiff modes would be
+            continue
         scale = float(tensor.double().abs().max())
         assert_close(captured[0][name], tensor, 1e-4 * scale + 1e-12, name)
     for got, expected in zip(captured[1:], plain[1:], strict=True):

@@ -31,6 +31,7 @@ class Stream(IntEnum):
     LENGTH = 9
     CURVATURE = 10
     PROBE = 11
+    SUBSET = 12
 
 
 def check_counter(op: str, seed: int, step: int) -> None:

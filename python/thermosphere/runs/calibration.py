@@ -34,8 +34,8 @@ HEAT_TIMES = 3.0
 MIXED = 1.2  # R-hat
 ALLOWED = 0.01  # bias, as a share of ⟨U⟩ - U_min
 BURN_IN = 0.2
-# 100 mini-batches place a variance to a seventh, which is all that the shape of masses needs.
-FULL_BATCH = LangevinOptions(batch=None, m1=0.1, noise_draws_max=100)
+# How chains settle, and what the full-batch trials are variations of.
+FULL_BATCH = LangevinOptions(batch=None, m1=0.1, modes=32)
 
 # r = 5e-8 with the absolute floor and two gradients a move is arXiv 2603.29529's own setting.
 PUBLISHED = Trial("published", "as published: r = 5e-8", LangevinOptions("paper", t_ratio=5e-8))
@@ -46,8 +46,9 @@ TRIALS = (
     Trial("sghmc", "SGHMC, mini-batches", friction=0.01),
     Trial("hmc_20", "HMC, 20 steps", steps=20),
     Trial("hmc_60", "HMC, 60 steps", steps=60),
+    Trial("diagonal_10", "full batch, diagonal", replace(FULL_BATCH, modes=0)),
     Trial("full_20", "full batch, m1 = 0.2", replace(FULL_BATCH, m1=0.2)),
-    Trial("full_10", "full batch, m1 = 0.1", replace(FULL_BATCH, m1=0.1)),
+    Trial("full_10", "full batch, m1 = 0.1", FULL_BATCH),
     Trial("full_05", "full batch, m1 = 0.05", replace(FULL_BATCH, m1=0.05)),
     Trial("full_025", "full batch, m1 = 0.025", replace(FULL_BATCH, m1=0.025)),
 )
@@ -114,7 +115,7 @@ class Calibration:
         """Keys of [sampling] for the chosen trial."""
         options = self.chosen.options
         assert options is not None
-        shared: dict[str, float | int | str] = {"m1": options.m1}
+        shared: dict[str, float | int | str] = {"m1": options.m1, "modes": options.modes}
         if options.batch is None:
             return {"batch": "all", "stiffness": options.stiffness, **shared}
         assert options.t_ratio is not None
@@ -146,7 +147,8 @@ def calibrate(
     start = _settled(
         directory / "settled.safetensors", potential, weights, norm2, temperature, settling, seed
     )
-    sampler = Langevin(potential, [temperature] * len(start), seed=seed, options=FULL_BATCH)
+    diagonal = replace(FULL_BATCH, modes=0)
+    sampler = Langevin(potential, [temperature] * len(start), seed=seed, options=diagonal)
     masses = sampler.init(start, norm2=norm2).masses  # of hybrid Monte Carlo: dt = 1 fits them
     softness = _softness(potential, start[:1], masses[:1], seed)
     runs = [

@@ -66,9 +66,11 @@ def read_settings(path: Path) -> dict[str, float | int | str]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))["sampling"]
     except (tomllib.TOMLDecodeError, KeyError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: must be a calibration ({error})") from error
-    unknown = set(table) - {"batch", "stiffness", "t_ratio", "m1"}
+    unknown = set(table) - {"batch", "stiffness", "modes", "t_ratio", "m1"}
     if unknown:
-        raise ValueError(f"{path}: [sampling] must hold batch, stiffness, t_ratio, m1: {unknown}")
+        raise ValueError(
+            f"{path}: [sampling] must hold batch, stiffness, modes, t_ratio, m1: {unknown}"
+        )
     return dict(table)
 
 

@@ -117,6 +117,7 @@ class Sampling(Section, frozen=True):
     t_ratio_cap: Fraction = 1e-2
     displacement: Positive = 0.005
     stiffness: Positive = 0.8  # largest ω dt of the stiffest mode where batch is "all"
+    modes: Index = 0  # stiffest directions with masses of their own where batch is "all"
     variance_floor: Positive | Literal["median"] | None = None
     average_axis: Index | None = None
     noise_draws: Annotated[int, Meta(ge=2)] = 100

@@ -12,6 +12,7 @@ from thermosphere.ops.langevin_step import (
     metric_sums,
     step_coefficients,
 )
+from thermosphere.ops.stiff_modes import StiffModes
 from thermosphere.sampling.masses import friction_factor, white_noise_scales
 from thermosphere.sampling.options import LangevinOptions
 from thermosphere.sampling.state import LangevinState
@@ -30,6 +31,7 @@ class Derived:
     metric: torch.Tensor  # (C,) float64
     chain_ids: torch.Tensor  # (C,) int64
     workspace: StepWorkspace
+    modes: StiffModes | None = None  # where the options ask for them
 
     def tensors(self) -> list[torch.Tensor]:
         """All but the scratch."""

@@ -4,8 +4,9 @@ shaped by the curvature of U, and the time step is as long as its stiffest direc
 
 M = D ω̂² dt² / s². D makes the rows of D^-1/2 (∂²U/∂w²) D^-1/2 equally long, no lighter than
 ``LIGHTEST`` of the median; ω̂² is the largest curvature in units of D; s = ``stiffness``, ω dt of
-the stiffest mode. Heavier where the modes together would be sampled hotter than ``STEP_BIAS``, or a
-move turn w by more than ``LARGEST_TURN``.
+the stiffest mode. The ``modes`` stiffest directions are heavier, as much as they are stiffer than
+the next one (ops/stiff_modes.py): ω̂² is then that of the others. Heavier where the modes together
+would be sampled hotter than ``STEP_BIAS``, or a move turn w by more than ``LARGEST_TURN``.
 
 The chains live elsewhere than the ES weights they start from: shaped there, masses of tf1-small at
 T* let a parameter move less than half as far as those shaped where the chain has settled. So it is
@@ -14,19 +15,28 @@ taken again at every look.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
-from thermosphere.models.potential import Gradient
-from thermosphere.ops.minibatch import Minibatch
+from thermosphere.models.potential import Potential
+from thermosphere.ops.philox import Stream, normals
+from thermosphere.ops.stiff_modes import StiffModes
 from thermosphere.sampling.adaptation import Adaptation
+from thermosphere.sampling.held_modes import HeldModes, with_harmonic
+from thermosphere.sampling.options import LangevinOptions
 from thermosphere.sampling.state import LangevinState
 from thermosphere.sampling.stiffness import PROBES, Curvature
 
-# The first look comes after this many moves, and so does the next after one that found ω dt off by
-# more than TOLERANCE; each that did not doubles the distance, up to ``adapt_every``. From ES
-# weights ω of tf1 rises by half in the first 50 moves, where ω dt = 0.8 leaves it a factor of 2.5.
-FIRST_LOOK = 50
-TOLERANCE = 0.2
+# The first look comes after this many moves. From ES weights ω of tf1 rises by half until then,
+# where ω dt = 0.8 leaves it a factor of 2.5.
+FIRST_LOOK = 10
+
+# A look that finds ω dt within a factor of NEAR of what it was makes the way to the next one twice
+# as long, up to ``adapt_every``; off by more than FAR, half as long. Stiff modes turn as the chain
+# moves, and what turns out of them is as stiff as it was.
+NEAR = 1.25
+FAR = 1.75
 
 # Rounds of balancing at the start, from equal masses; each later look makes one more.
 ROUNDS = 2
@@ -35,7 +45,8 @@ ROUNDS = 2
 LIGHTEST = 0.1
 
 # A mode of frequency ω is sampled at T (1 + ω² dt²/4): the mean over the modes may be this share
-# of T. Of transformers few modes are stiff, and ω dt = 0.8 stays below it.
+# of T. Of transformers few modes are stiff, and ω dt = 0.8 stays below it. Without what stiff modes
+# take away from that mean: they turn until the next look.
 STEP_BIAS = 0.0025
 
 # A move may turn w by this angle, sqrt(T Σ 1/M / Q) dt: hot and soft, the sphere itself is what
@@ -43,11 +54,17 @@ STEP_BIAS = 0.0025
 LARGEST_TURN = 0.1
 
 # Lanczos iterations of the check whether ω dt is still what it was; the new masses take more.
-CHECK = 5
+CHECK = 4
 
 
 class FullBatchAdaptation(Adaptation):
     """Changes masses and momenta; never weights or Q."""
+
+    def __init__(
+        self, potential: Potential, options: LangevinOptions, seed: int, modes: HeldModes
+    ) -> None:
+        super().__init__(potential, options, seed)
+        self.modes = modes
 
     def start(self, state: LangevinState, masses: torch.Tensor | None) -> None:
         """Set the masses (unless given), draw thermal momenta. ValueError where no direction curves
@@ -56,66 +73,179 @@ class FullBatchAdaptation(Adaptation):
         if masses is not None:
             state.masses = masses
             state.next_adaptation.fill_(-1)
-            self._redraw_all(state, chains, self._sampled(chains)(state.weights, None)[1])
+            slope = with_harmonic(self.potential, chains)(state.weights, None)[1]
+            self._carry(state, chains, self._thermal(state), slope, None)
             return
+        if self.options.modes:
+            state.looked_at = state.weights.clone()
+            state.shape = torch.ones_like(state.weights)
         if self.options.adapt_every:
             state.next_adaptation.fill_(min(FIRST_LOOK, self.options.adapt_every))
+        shapes, means = torch.ones_like(state.weights, dtype=torch.float64), state.norm2.clone()
         for rows in self._same_start(state):
-            self._shape_start(state, rows)
+            shapes[rows], mean = shape_from_nothing(self._curvature(state, rows[:1], rows[:1] * 0))
+            means[rows] = mean.cpu()
+        curvature = self._curvature(state, chains, state.chain_ids)
+        modes = self._set(state, chains, curvature, shapes, means)
+        self._carry(state, chains, self._thermal(state), curvature.gradient, modes)
 
     def adapt(self, state: LangevinState, rows: torch.Tensor) -> None:
-        """Shape the masses of these rows where they are now; all their momenta are drawn again."""
-        o = self.options
+        """Shape the masses of these rows where they are now; momenta go along."""
         curvature = self._curvature(state, rows, state.chain_ids[rows])
         before = state.masses[rows].double()
-        shape, mean, mean_before = balanced(curvature, before)
-        stiffest_before = curvature.largest(before, CHECK)
-        factor = self._factor(state, rows, before, stiffest_before, mean_before)
-        off = (factor.sqrt() - 1).abs() > TOLERANCE
-        state.streak[rows] = torch.where(off, 1, state.streak[rows] + 1)
-        doubled = FIRST_LOOK * 2.0 ** (state.streak[rows] - 1).double().clamp(max=40)
-        state.next_adaptation[rows] = state.step + doubled.clamp(max=o.adapt_every).long()
-        factor = self._factor(state, rows, shape, curvature.largest(shape), mean)
-        state.masses[rows] = _scaled(shape, factor)
-        self._redraw_all(state, rows, curvature.gradient)
+        shape, mean, mean_before = balanced(self._cheap(state, rows, curvature), before)
+        modes = self._modes(state, rows)
+        stiffest_before = curvature.largest(before, CHECK, modes)
+        momenta = self._unscaled(state, rows, curvature.gradient, modes)
+        factor = self._factor(state, rows, before, stiffest_before, mean_before).sqrt()
+        off = torch.maximum(factor, 1 / factor)
+        streak = state.streak[rows]
+        streak = torch.where(off > FAR, streak - 1, torch.where(off > NEAR, streak, streak + 1))
+        longest = self.options.adapt_every
+        most = 1 + max(0, math.ceil(math.log2(longest / FIRST_LOOK)))
+        state.streak[rows] = streak = streak.clamp(min=1, max=most)
+        doubled = FIRST_LOOK * 2.0 ** (streak - 1).double()
+        state.next_adaptation[rows] = state.step + doubled.clamp(max=longest).long()
+        modes = self._set(state, rows, curvature, shape, mean)
+        self._carry(state, rows, momenta, curvature.gradient, modes)
 
-    def _shape_start(self, state: LangevinState, rows: torch.Tensor) -> None:
-        """Masses of chains that start at the same weights; they differ in temperature alone."""
-        curvature = self._curvature(state, rows[:1], torch.zeros(1, dtype=torch.int64))
-        shape, mean = shape_from_nothing(curvature)
-        stiffest = curvature.largest(shape)
-        if not float(stiffest) > 0:
+    def _set(
+        self,
+        state: LangevinState,
+        rows: torch.Tensor,
+        curvature: Curvature,  # of these rows, where they are
+        shape: torch.Tensor,  # (R, N) float64
+        mean: torch.Tensor,  # (R,) float64, of the curvatures in units of the shape
+    ) -> StiffModes | None:
+        """Masses of this shape, and modes where the options ask for them."""
+        if self.options.modes:
+            state.looked_at[rows] = state.weights[rows]
+            state.shape[rows] = shape.float()
+            state.look_step[rows] = state.step
+            shape = state.shape[rows].double()
+        modes = self._modes(state, rows)
+        stiffest = curvature.largest(shape, modes=modes)
+        if not bool((stiffest > 0).all()):
             raise ValueError(
-                "masses: U must curve upwards in some direction at the start, got a largest "
-                f"curvature of {float(stiffest):.3g}; give `masses` explicitly"
+                "masses: U must curve upwards in some direction, got a largest "
+                f"curvature of {float(stiffest.min()):.3g}; give `masses` explicitly"
             )
-        shape = shape.expand(len(rows), -1)
-        state.masses[rows] = _scaled(shape, self._factor(state, rows, shape, stiffest, mean))
-        self._redraw_all(state, rows, curvature.gradient.expand(len(rows), -1))
+        factor = self._factor(state, rows, shape, stiffest, mean)
+        state.masses[rows] = (shape * factor.to(shape.device)[:, None]).float()
+        return modes
+
+    def _thermal(self, state: LangevinState) -> torch.Tensor:
+        """Momenta N(0, T), (C, N) float64, of unit masses and no sphere."""
+        return torch.stack(
+            [
+                normals(
+                    seed=self.seed,
+                    stream=Stream.REDRAW,
+                    chain=chain,
+                    step=state.step,
+                    count=state.weights.shape[1],
+                    device=state.weights.device,
+                ).double()
+                * temperature**0.5
+                for chain, temperature in zip(
+                    state.chain_ids.tolist(), state.temperature.tolist(), strict=True
+                )
+            ]
+        )
+
+    def _unscaled(
+        self,
+        state: LangevinState,
+        rows: torch.Tensor,
+        slope: torch.Tensor,  # (R, N), dU/dw
+        modes: StiffModes | None,
+    ) -> torch.Tensor:
+        """Momenta as if all masses were 1 and there were no sphere, (R, N) float64: N(0, T) each,
+        whatever the masses were."""
+        root = state.masses[rows].double().rsqrt()
+        free = root * state.momenta[rows].double()
+        if self.options.scheme == "leapfrog":
+            free -= self._kick(root, slope, modes)
+        if self.options.constrained:  # they are tangent: what they lack is drawn
+            normal = self._normal(state, rows, root, modes)
+            for at, row in enumerate(rows.tolist()):
+                drawn = normals(
+                    seed=self.seed,
+                    stream=Stream.REDRAW,
+                    chain=int(state.chain_ids[row]),
+                    step=state.step,
+                    count=1,
+                    device=free.device,
+                )
+                free[at] += normal[at] * drawn.double() * float(state.temperature[row]) ** 0.5
+        return free
+
+    def _carry(
+        self,
+        state: LangevinState,
+        rows: torch.Tensor,
+        free: torch.Tensor,  # (R, N) float64, of _unscaled
+        slope: torch.Tensor,
+        modes: StiffModes | None,
+    ) -> None:
+        """Thermal momenta for the masses that are now, along what they were."""
+        root = state.masses[rows].double().rsqrt()
+        if self.options.constrained:
+            normal = self._normal(state, rows, root, modes)
+            free = free - normal * (normal * free).sum(1, keepdim=True)
+        if self.options.scheme == "leapfrog":
+            free = free + self._kick(root, slope, modes)
+        state.momenta[rows] = (free / root).float()
+
+    def _kick(
+        self, root: torch.Tensor, slope: torch.Tensor, modes: StiffModes | None
+    ) -> torch.Tensor:
+        """By how much the leapfrog momentum is ahead, (R, N): it is half a kick behind the
+        position."""
+        kick = 0.5 * self.options.dt * root * slope.double()
+        return kick if modes is None else modes.shrunk(kick)
+
+    def _normal(
+        self,
+        state: LangevinState,
+        rows: torch.Tensor,
+        root: torch.Tensor,
+        modes: StiffModes | None,
+    ) -> torch.Tensor:
+        """Of length 1, what tangent momenta of unit masses are orthogonal to, (R, N) float64."""
+        normal = root * state.weights[rows].double()
+        if modes is not None:
+            normal = modes.shrunk(normal)
+        return normal / normal.norm(dim=1, keepdim=True)
+
+    def _cheap(self, state: LangevinState, rows: torch.Tensor, curvature: Curvature) -> Curvature:
+        """What shapes masses at a look: where modes turn and looks are frequent, of some of the
+        examples."""
+        if not self.options.modes:
+            return curvature
+        return Curvature(
+            self.modes.of_some(rows, state.step, state.chain_ids[rows]),
+            state.weights[rows].contiguous(),
+            seed=self.seed,
+            step=state.step,
+            chain_ids=state.chain_ids[rows],
+        )
+
+    def _modes(self, state: LangevinState, rows: torch.Tensor) -> StiffModes | None:
+        held = self.modes(state)
+        return None if held is None else held.rows(rows)
 
     def _curvature(
         self, state: LangevinState, rows: torch.Tensor, directions: torch.Tensor
     ) -> Curvature:
         """Of U at these rows' weights; directions (R,) int64 are what tells random ones apart."""
         return Curvature(
-            self._sampled(rows),
+            with_harmonic(self.potential, rows),
             state.weights[rows].contiguous(),
             seed=self.seed,
             step=state.step,
             chain_ids=directions,
         )
-
-    def _sampled(self, rows: torch.Tensor) -> Gradient:
-        """U of these rows with its harmonic terms."""
-        harmonic = getattr(self.potential, "harmonic_gradient", None)
-
-        def potential(
-            weights: torch.Tensor, batch: Minibatch | None
-        ) -> tuple[torch.Tensor, torch.Tensor]:
-            losses, gradient = self.noisy(weights, batch)
-            return losses, gradient if harmonic is None else gradient + harmonic(weights, rows)
-
-        return potential
 
     def _factor(
         self,
@@ -131,10 +261,6 @@ class FullBatchAdaptation(Adaptation):
         turn2 = o.dt**2 * state.temperature[rows] * lightness / state.norm2[rows]
         wanted = torch.maximum(stiffest / o.stiffness**2, mean / (4 * STEP_BIAS)).cpu()
         return torch.maximum(wanted * o.dt**2, turn2 / LARGEST_TURN**2)
-
-    def _redraw_all(self, state: LangevinState, rows: torch.Tensor, slope: torch.Tensor) -> None:
-        every = torch.ones(len(rows), state.weights.shape[1], dtype=torch.bool)
-        self._redraw_momenta(state, rows, every.to(state.weights.device), slope)
 
 
 def shape_from_nothing(curvature: Curvature) -> tuple[torch.Tensor, torch.Tensor]:
@@ -156,8 +282,3 @@ def balanced(
     typical = torch.stack([row[row > 0].median() if row.any() else row[0] for row in better])
     better = torch.maximum(better, LIGHTEST * typical[:, None])
     return better, (diagonal * (shape / better)).mean(1), diagonal.mean(1)
-
-
-def _scaled(shape: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Masses, float32, from a shape (R, N) and its factor (R,)."""
-    return (shape * factor.to(shape.device)[:, None]).float()

@@ -29,6 +29,7 @@ from thermosphere.ops.philox import Stream
 from thermosphere.sampling.adaptation import Adaptation
 from thermosphere.sampling.derived import noise_scales
 from thermosphere.sampling.full_batch import FullBatchAdaptation
+from thermosphere.sampling.held_modes import HeldModes
 from thermosphere.sampling.moves import Moves
 from thermosphere.sampling.noise_adaptation import NoiseAdaptation
 from thermosphere.sampling.options import LangevinOptions
@@ -94,9 +95,10 @@ class Langevin:
         self.potential = potential
         self.temperature = checked_temperature(temperature)
         self.seed = checked_seed(seed)
-        self.moves = Moves(potential, self.options, seed, threads, recorder)
+        modes = HeldModes(potential, self.options, seed)
+        self.moves = Moves(potential, self.options, seed, threads, recorder, modes)
         self.adaptation: Adaptation = (
-            FullBatchAdaptation(potential, self.options, seed)
+            FullBatchAdaptation(potential, self.options, seed, modes)
             if self.options.batch is None
             else NoiseAdaptation(potential, self.options, seed, self.moves.recorder)
         )
@@ -147,6 +149,9 @@ class Langevin:
                 (chains,), self.options.adapt_every or -1, dtype=torch.int64
             ),
             streak=torch.ones(chains, dtype=torch.int64),
+            looked_at=weights.new_zeros((chains, 0)),
+            shape=weights.new_zeros((chains, 0)),
+            look_step=torch.zeros(chains, dtype=torch.int64),
         )
         self.adaptation.start(state, None if masses is None else masses.to(device))
         noise_scales(state, self.options)  # refuses masses that leave the white noise no room

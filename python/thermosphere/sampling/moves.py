@@ -21,10 +21,12 @@ from thermosphere.ops.langevin_step import (
     langevin_step,
     metric_sums,
 )
+from thermosphere.ops.langevin_step_modes import langevin_momenta_modes, langevin_step_modes
 from thermosphere.ops.minibatch import Minibatch, draw_minibatch
 from thermosphere.ops.philox import Stream
 from thermosphere.sampling.captured import CapturedMoves
 from thermosphere.sampling.derived import Derived, derive
+from thermosphere.sampling.held_modes import HeldModes
 from thermosphere.sampling.options import LangevinOptions
 from thermosphere.sampling.recorder import GraphRecorder, Recorder
 from thermosphere.sampling.state import LangevinState
@@ -50,15 +52,19 @@ class Moves:
         seed: int,
         threads: int | None,
         recorder: Recorder | None = None,
+        modes: HeldModes | None = None,
     ) -> None:
         self.potential = potential
         self.options = options
         self.seed = seed
         self.threads = threads
         self.recorder = recorder if recorder is not None else graph_recorder(potential)
+        self.modes = modes
         self.captured: CapturedMoves | None = None
         self.fused: FusedPotential | None = None
-        if self.recorder is not None:
+        if options.modes:
+            pass  # moves one by one
+        elif self.recorder is not None:
             self.captured = CapturedMoves(potential, options, seed, threads, self.recorder)
         else:
             self.fused = getattr(potential, "fused", None)
@@ -103,7 +109,8 @@ class Moves:
         metric = metric_sums(
             state.weights, self._derived.inverse_masses, workspace=kept, threads=self.threads
         )
-        return replace(self._derived, metric=metric)
+        modes = None if self.modes is None else self.modes(state)
+        return replace(self._derived, metric=metric, modes=modes)
 
     def gradient(self, state: LangevinState, stream: Stream) -> tuple[torch.Tensor, torch.Tensor]:
         """Losses (C,) and gradient (C, N) on the mini-batch of this step and stream."""
@@ -124,6 +131,21 @@ class Moves:
         self, state: LangevinState, derived: Derived, gradient: torch.Tensor, *, out: torch.Tensor
     ) -> torch.Tensor:
         """Full-step momenta into `out`, their kinetic energy (C,)."""
+        if derived.modes is not None:
+            momenta, energy = langevin_momenta_modes(
+                state.weights,
+                state.momenta,
+                gradient,
+                derived.inverse_masses,
+                derived.momenta_scales,
+                derived.modes,
+                coefficients=derived.momenta_coefficients,
+                chain_ids=state.chain_ids,
+                seed=self.seed,
+                step=state.step,
+            )
+            out.copy_(momenta)
+            return energy
         return langevin_momenta(
             state.weights,
             state.momenta,
@@ -156,7 +178,31 @@ class Moves:
 
     def _move(self, state: LangevinState, derived: Derived) -> torch.Tensor:
         losses, gradient = self.gradient(state, Stream.MINIBATCH)
-        _, reachable = langevin_step(
+        reachable = self._step(state, derived, gradient)
+        failed = (reachable == 0).nonzero().flatten()
+        if len(failed):
+            self._refuse(state, int(failed[0]), state.step, losses, gradient)
+        if self.options.scheme == "paper":
+            _, gradient = self.gradient(state, Stream.MINIBATCH_END)
+            self.full_momenta(state, derived, gradient, out=state.momenta)
+        return losses.double().cpu()
+
+    def _step(self, state: LangevinState, derived: Derived, gradient: torch.Tensor) -> torch.Tensor:
+        """One step in place; which chains could make it, (C,)."""
+        if derived.modes is not None:
+            return langevin_step_modes(
+                state.weights,
+                state.momenta,
+                gradient,
+                derived.inverse_masses,
+                derived.step_scales,
+                derived.modes,
+                coefficients=derived.step_coefficients,
+                chain_ids=state.chain_ids,
+                seed=self.seed,
+                step=state.step,
+            )[1]
+        return langevin_step(
             state.weights,
             state.momenta,
             gradient,
@@ -169,14 +215,7 @@ class Moves:
             seed=self.seed,
             step=state.step,
             threads=self.threads,
-        )
-        failed = (reachable == 0).nonzero().flatten()
-        if len(failed):
-            self._refuse(state, int(failed[0]), state.step, losses, gradient)
-        if self.options.scheme == "paper":
-            _, gradient = self.gradient(state, Stream.MINIBATCH_END)
-            self.full_momenta(state, derived, gradient, out=state.momenta)
-        return losses.double().cpu()
+        )[1]
 
     def _advance_fused(
         self, state: LangevinState, derived: Derived, moves: int, loss_sums: torch.Tensor

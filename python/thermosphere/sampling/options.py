@@ -29,6 +29,7 @@ class LangevinOptions:
     t_ratio_cap: float = 1e-2  # largest default t_ratio
     displacement: float = 0.005  # ε of the default t_ratio, in units of sqrt(Q / N)
     stiffness: float = 0.8  # largest ω dt of the stiffest mode where batch is None; unstable from 2
+    modes: int = 0  # stiffest directions with masses of their own, where batch is None (leapfrog)
     variance_floor: str | float | None = None  # leapfrog: "median"; paper: 1e-8
     average_axis: int | None = None  # average v over this tensor axis and those after it
     noise_draws: int = 100  # mini-batches a round of the noise estimate
@@ -77,6 +78,13 @@ class LangevinOptions:
             raise ValueError(f"sampler: batch must be >= 1, got {self.batch}")
         if not 0 < self.stiffness < 2:
             raise ValueError(f"sampler: stiffness must be in (0, 2), got {self.stiffness}")
+        if self.modes < 0:
+            raise ValueError(f"sampler: modes must be >= 0, got {self.modes}")
+        if self.modes and (self.batch is not None or self.scheme != "leapfrog"):
+            raise ValueError(
+                "sampler: modes need batch None (the whole set) and scheme leapfrog, "
+                f"got batch = {self.batch} and {self.scheme!r}"
+            )
         if not 2 <= self.noise_draws <= self.noise_draws_max < 2**16:
             raise ValueError(
                 "sampler: expected 2 <= noise_draws <= noise_draws_max < 65536, "

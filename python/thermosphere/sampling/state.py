@@ -25,6 +25,11 @@ class LangevinState:
     chain_ids: torch.Tensor  # (C,) int64
     next_adaptation: torch.Tensor  # (C,) int64, the step of the next noise estimate; -1 = never
     streak: torch.Tensor  # (C,) int64, unchanged estimates in a row, from 1
+    # Where stiff modes have masses of their own (held_modes.py): weights and shape of the masses at
+    # the last look, from which the modes follow; else (C, 0).
+    looked_at: torch.Tensor  # (C, N) float32
+    shape: torch.Tensor  # (C, N) float32
+    look_step: torch.Tensor  # (C,) int64
     step: int = 0
 
     def tensors(self) -> dict[str, torch.Tensor]:

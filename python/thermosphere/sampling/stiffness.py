@@ -15,6 +15,7 @@ import torch
 
 from thermosphere.models.potential import Gradient
 from thermosphere.ops.philox import Stream, normals
+from thermosphere.ops.stiff_modes import StiffModes
 
 # The difference of two gradients over this share of |w|: float32 gradients are exact to about 1e-6
 # of themselves, which leaves the difference three digits, and the curvature of sampled networks
@@ -28,6 +29,9 @@ ITERATIONS = 10
 
 # For lengths of rows: with ten, masses of tf1-small and tf1 are as good as with forty.
 PROBES = 10
+
+# Of the stiffest: no mode is brought down further, whatever the next one is.
+LOWEST_LEVEL = 1e-4
 
 
 class Curvature:
@@ -52,36 +56,59 @@ class Curvature:
         # A copy: a potential may give the same buffer again.
         self.gradient = potential(weights, None)[1].clone()  # dU/dw here, (C, N)
 
-    def largest(self, masses: torch.Tensor, iterations: int = ITERATIONS) -> torch.Tensor:
-        """Largest eigenvalue of A, (C,) float64, from below, with masses (C, N).
+    def largest(
+        self, masses: torch.Tensor, iterations: int = ITERATIONS, modes: StiffModes | None = None
+    ) -> torch.Tensor:
+        """Largest eigenvalue of A, (C,) float64, from below, with masses (C, N), and these modes
+        where there are any (ops/stiff_modes.py)."""
+        tridiagonal, _ = self._lanczos(masses, iterations, modes)
+        return torch.linalg.eigvalsh(tridiagonal)[:, -1]
 
-        Lanczos with full reorthogonalisation.
+    def leading(self, masses: torch.Tensor, count: int) -> StiffModes:
+        """The ``count`` stiffest modes of A, with masses (C, N), brought down to the next one.
+
+        From twice as many products: the stiffer half of what they find has settled. A mode that has
+        not is a direction like another, whose mass of its own does no harm.
         """
+        tridiagonal, basis = self._lanczos(masses, 2 * count, None)
+        values, vectors = torch.linalg.eigh(tridiagonal)
+        values, vectors = values.flip(1), vectors.flip(2)
+        count = min(count, values.shape[1] - 1)
+        stiff = values[:, :count]
+        level = torch.maximum(values[:, count], stiff[:, 0] * LOWEST_LEVEL)[:, None]
+        shrink = torch.where(stiff > level, 1 - (level / stiff).clamp(min=0).sqrt(), 0.0)
+        shrink = shrink.nan_to_num(0.0)
+        found = torch.stack(
+            [mix.T[:count] @ rows for mix, rows in zip(vectors, basis, strict=True)]
+        )
+        return StiffModes(found.float(), shrink.float())
+
+    def _lanczos(
+        self, masses: torch.Tensor, iterations: int, modes: StiffModes | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A in the space of its first products, (C, k, k), and that space's basis (C, k, N), both
+        float64. Full reorthogonalisation, chain by chain."""
         iterations = min(iterations, self.weights.shape[1])
-        product = self._product(masses)
-        vectors = [_unit(self._vector(Stream.CURVATURE, self.step))]
-        diagonal, beside = [], []
-        for iteration in range(iterations):
-            x = product(vectors[-1])
-            diagonal.append((x * vectors[-1]).sum(1))
-            if iteration + 1 == iterations:
+        product = self._product(masses, modes)
+        x = _unit(self._vector(Stream.CURVATURE, self.step))
+        basis = x.new_zeros((len(x), iterations, x.shape[1]))
+        tridiagonal = x.new_zeros((len(x), iterations, iterations))
+        for k in range(iterations):
+            basis[:, k] = x
+            y = product(x)
+            tridiagonal[:, k, k] = (y * x).sum(1)
+            if k + 1 == iterations:
                 break
-            basis = torch.stack(vectors, 1)  # (C, k, N)
             for _ in range(2):  # twice is enough (Parlett, The Symmetric Eigenvalue Problem, 6-9)
-                x = x - ((basis @ x[:, :, None]).transpose(1, 2) @ basis)[:, 0]
+                for rows, row in zip(basis[:, : k + 1], y, strict=True):
+                    row -= (rows @ row) @ rows
             # Where the Krylov space is exhausted nothing is left: a zero vector adds a zero
             # eigenvalue.
-            left = x.norm(dim=1)
-            x = x * (left > 1e-12 * diagonal[0].abs().clamp(min=SMALLEST))[:, None]
-            beside.append(x.norm(dim=1))
-            vectors.append(_unit(x))
-        tridiagonal = torch.diag_embed(torch.stack(diagonal, 1))
-        if beside:
-            off = torch.stack(beside, 1)
-            tridiagonal = (
-                tridiagonal + torch.diag_embed(off, offset=1) + torch.diag_embed(off, offset=-1)
-            )
-        return torch.linalg.eigvalsh(tridiagonal)[:, -1]
+            left = y.norm(dim=1)
+            y *= (left > 1e-12 * tridiagonal[:, 0, 0].abs().clamp(min=SMALLEST))[:, None]
+            tridiagonal[:, k, k + 1] = tridiagonal[:, k + 1, k] = y.norm(dim=1)
+            x = _unit(y)
+        return tridiagonal, basis
 
     def rows(
         self, masses: torch.Tensor, *, probes: int = PROBES, first: int = 0
@@ -105,18 +132,21 @@ class Curvature:
             diagonal += x * y / probes
         return square.sqrt(), diagonal
 
-    def _product(self, masses: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _product(
+        self, masses: torch.Tensor, modes: StiffModes | None = None
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
         """x -> A x, (C, N) float64 both."""
         root = masses.double().sqrt()
         here, slope = self.weights, self.gradient.double()
         length = DIFFERENCE * here.double().norm(dim=1, keepdim=True)
 
         def product(x: torch.Tensor) -> torch.Tensor:
-            direction = x / root
+            direction = (x if modes is None else modes.shrunk(x)) / root
             norm = direction.norm(dim=1, keepdim=True).clamp(min=SMALLEST)
             shift = direction * (length / norm)
             _, ahead = self.potential((here + shift).to(here.dtype), None)
-            return (ahead.double() - slope) * (norm / length) / root
+            turned = (ahead.double() - slope) * (norm / length) / root
+            return turned if modes is None else modes.shrunk(turned)
 
         return product
 

@@ -1,0 +1,305 @@
+"""Stiff modes with masses of their own: the step against dense masses in float64, the modes against
+the Hessian's own, the law they leave alone, and what a checkpoint gives back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from test_full_batch import Nonlinear, OneStiffDirection, curvature
+from toy import NoisyQuadratic, Q, make_sampler, start_weights
+
+from thermosphere.ops.langevin_step import (
+    UNCONSTRAINED,
+    StepWorkspace,
+    langevin_step,
+    metric_sums,
+    step_coefficients,
+)
+from thermosphere.ops.langevin_step_modes import langevin_momenta_modes, langevin_step_modes
+from thermosphere.ops.langevin_step_ref import langevin_step_dense_ref
+from thermosphere.ops.philox import Stream, normals
+from thermosphere.ops.stiff_modes import StiffModes
+from thermosphere.sampling.full_batch import STEP_BIAS
+from thermosphere.sampling.held_modes import HeldModes
+from thermosphere.sampling.langevin import Langevin
+from thermosphere.sampling.options import LangevinOptions
+from thermosphere.sampling.state import LangevinState
+
+CHAINS, PARAMETERS, MODES = 3, 40, 4
+IDS = torch.tensor([5, 0, 2])
+
+
+class Problem:
+    """Random weights, momenta, gradients, masses and modes of three chains."""
+
+    def __init__(self, shrink: float = 0.7, norm2: float | None = None) -> None:
+        generator = torch.Generator().manual_seed(4)
+
+        def draw(*shape: int) -> torch.Tensor:
+            return torch.randn(*shape, generator=generator)
+
+        self.weights, self.momenta = draw(CHAINS, PARAMETERS), draw(CHAINS, PARAMETERS)
+        self.gradient = draw(CHAINS, PARAMETERS)
+        self.inverse_masses = 0.2 + torch.rand(CHAINS, PARAMETERS, generator=generator)
+        self.scales = 0.3 * self.inverse_masses.rsqrt()
+        vectors = torch.linalg.qr(draw(CHAINS, PARAMETERS, MODES).double())[0].transpose(1, 2)
+        ratio = torch.linspace(0.0, shrink, MODES).expand(CHAINS, -1).contiguous()
+        self.modes = StiffModes(vectors.float().contiguous(), ratio)
+        sphere = self.weights.double().square().sum(1)
+        self.coefficients = step_coefficients(
+            dt=torch.full((CHAINS,), 0.05),
+            momentum_factor=torch.full((CHAINS,), 0.9),
+            gradient_factor=torch.full((CHAINS,), 0.04),
+            metric_temperature=torch.tensor([0.0, 0.5, 2.0]),
+            norm2=sphere if norm2 is None else torch.full((CHAINS,), norm2),
+        )
+
+    def half(self) -> torch.Tensor:
+        """D^-1/2 (1 - V' R V), (C, N, N) float64."""
+        v, r = self.modes.vectors.double(), self.modes.shrink.double()
+        inner = torch.eye(PARAMETERS) - v.transpose(1, 2) @ (r[:, :, None] * v)
+        return self.inverse_masses.double().sqrt()[:, :, None] * inner
+
+    def noise(self, stream: Stream) -> torch.Tensor:
+        drawn = [
+            normals(seed=9, stream=stream, chain=chain, step=7, count=PARAMETERS)
+            for chain in IDS.tolist()
+        ]
+        return torch.stack(drawn).double()
+
+    def arguments(self) -> tuple[tuple[object, ...], dict[str, object]]:
+        return (
+            self.gradient,
+            self.inverse_masses,
+            self.scales,
+            self.modes,
+        ), {"coefficients": self.coefficients, "chain_ids": IDS, "seed": 9, "step": 7}
+
+
+@pytest.mark.parametrize("norm2", [None, UNCONSTRAINED])
+def test_the_step_is_that_of_dense_masses(norm2: float | None) -> None:
+    problem = Problem(norm2=norm2)
+    root = problem.inverse_masses.double().sqrt()
+    wanted = langevin_step_dense_ref(
+        problem.weights.double(),
+        root * problem.momenta.double(),
+        problem.gradient.double(),
+        problem.half(),
+        noise=root * problem.scales.double() * problem.noise(Stream.NOISE),
+        coefficients=problem.coefficients,
+    )
+    weights, momenta = problem.weights.clone(), problem.momenta.clone()
+    arguments, named = problem.arguments()
+    multiplier, reachable = langevin_step_modes(weights, momenta, *arguments, **named)  # type: ignore[arg-type]
+    assert bool(reachable.all())
+    torch.testing.assert_close(weights.double(), wanted.weights, rtol=0, atol=3e-6)
+    torch.testing.assert_close(momenta.double(), wanted.momenta / root, rtol=0, atol=2e-5)
+    torch.testing.assert_close(multiplier, wanted.multiplier, rtol=1e-3, atol=1e-6)
+    if norm2 is None:
+        torch.testing.assert_close(
+            weights.double().square().sum(1), problem.coefficients[:, 4], rtol=1e-6, atol=0
+        )
+
+
+def test_without_shrinking_it_is_the_step_of_the_extension() -> None:
+    problem = Problem(shrink=0.0)
+    ours = problem.weights.clone(), problem.momenta.clone()
+    theirs = problem.weights.clone(), problem.momenta.clone()
+    arguments, named = problem.arguments()
+    langevin_step_modes(*ours, *arguments, **named)  # type: ignore[arg-type]
+    workspace = StepWorkspace(CHAINS, PARAMETERS)
+    metric = metric_sums(problem.weights, problem.inverse_masses, workspace=workspace)
+    langevin_step(
+        *theirs,
+        problem.gradient,
+        problem.inverse_masses,
+        problem.scales,
+        metric=metric,
+        workspace=workspace,
+        **named,  # type: ignore[arg-type]
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=3e-6)
+
+
+@pytest.mark.parametrize("norm2", [None, UNCONSTRAINED])
+def test_full_momenta_are_tangent_and_thermal_noise_is_added(norm2: float | None) -> None:
+    problem = Problem(norm2=norm2)
+    arguments, named = problem.arguments()
+    momenta, energy = langevin_momenta_modes(
+        problem.weights,
+        problem.momenta,
+        *arguments,
+        **named,  # type: ignore[arg-type]
+    )
+    half, root = problem.half(), problem.inverse_masses.double().sqrt()
+    w = problem.weights.double()[:, :, None]
+    normal = half.transpose(1, 2) @ w
+    pull = half @ normal
+    metric = (w * pull).sum(1, keepdim=True)
+    slope = problem.gradient.double()[:, :, None]
+    slope = slope + problem.coefficients[:, 3, None, None] * pull / metric
+    pi = (root * problem.momenta.double())[:, :, None]
+    full = 0.9 * (pi - 0.04 * half.transpose(1, 2) @ slope)
+    full += (root * problem.scales.double() * problem.noise(Stream.MOMENTUM_NOISE))[:, :, None]
+    if norm2 is None:
+        full -= normal * (normal * full).sum(1, keepdim=True) / metric
+        assert float((normal * (root * momenta.double())[:, :, None]).sum(1).abs().max()) < 1e-4
+    torch.testing.assert_close(root * momenta.double(), full[:, :, 0], rtol=0, atol=2e-5)
+    torch.testing.assert_close(energy, 0.5 * full.square().sum((1, 2)), rtol=1e-5, atol=0)
+
+
+def test_a_chain_that_leaves_the_sphere_keeps_weights_and_momenta() -> None:
+    problem = Problem()
+    problem.gradient[1] = float("nan")
+    problem.momenta[2] *= 1e4
+    weights, momenta = problem.weights.clone(), problem.momenta.clone()
+    arguments, named = problem.arguments()
+    _, reachable = langevin_step_modes(weights, momenta, *arguments, **named)  # type: ignore[arg-type]
+    assert reachable.tolist() == [True, False, False]
+    assert torch.equal(weights[1:], problem.weights[1:])
+    assert torch.equal(momenta[1:], problem.momenta[1:])
+    assert not torch.equal(weights[0], problem.weights[0])
+
+
+def scaled_hessian(
+    potential: Nonlinear, weights: torch.Tensor, masses: torch.Tensor
+) -> torch.Tensor:
+    root = masses.double().rsqrt()
+    return root[:, None] * potential.hessian(weights) * root
+
+
+def test_the_stiffest_modes_are_those_of_the_hessian_and_are_brought_down_to_the_next() -> None:
+    potential = Nonlinear()
+    weights = torch.randn(2, potential.parameters, generator=torch.Generator().manual_seed(0)) * 0.3
+    masses = torch.linspace(0.5, 4.0, potential.parameters).expand(2, -1)
+    at = curvature(potential, weights)
+    modes = at.leading(masses, 5)
+    levels = []
+    for w, m, v, r in zip(weights, masses, modes.vectors, modes.shrink, strict=True):
+        hessian = scaled_hessian(potential, w, m)
+        values, vectors = torch.linalg.eigh(hessian)
+        overlap = (v.double() @ vectors[:, -5:]).square().sum(1)
+        assert bool((overlap[:4] > 0.999).all())
+        inner = torch.eye(len(w)) - v.double().T @ (r.double()[:, None] * v.double())
+        flattened = torch.linalg.eigvalsh(inner @ hessian @ inner)
+        assert float(flattened[-1]) == pytest.approx(float(values[-6]), rel=0.05)
+        assert float(values[-1]) > 5 * float(flattened[-1])  # it was worth it
+        levels.append(flattened[-1])
+    found = at.largest(masses, modes=modes)
+    torch.testing.assert_close(found, torch.stack(levels), rtol=0.02, atol=0)
+
+
+def modes_sampler(toy: Nonlinear, ids: int = 3, **options: object) -> Langevin:
+    named = {"seed": 2, "batch": None, "modes": 5, "adapt_every": 40, **options}
+    return Langevin(toy, [0.01 * (1 + chain) for chain in range(ids)], **named)  # type: ignore[arg-type]
+
+
+def test_a_run_that_goes_on_from_its_tensors_has_the_bits_of_an_unbroken_one() -> None:
+    """The modes are in no checkpoint: they follow from where the last look was."""
+    toy = Nonlinear(examples=300)  # more than a look takes
+    start = torch.randn(3, toy.parameters, generator=torch.Generator().manual_seed(0))
+    sampler = modes_sampler(toy)
+    state = sampler.init(start)
+    # A row that is looked at by itself, so that looks lie at different steps.
+    sampler.run(state, 7)
+    sampler.adaptation.adapt(state, torch.tensor([1]))
+    sampler.run(state, 20)
+    assert len(set(state.look_step.tolist())) > 1
+    again = LangevinState.from_tensors(state.tensors())
+    sampler.run(state, 60)
+    modes_sampler(toy).run(again, 60)
+    for name, tensor in state.tensors().items():
+        assert torch.equal(tensor, again.tensors()[name]), name
+
+
+def test_a_chain_does_not_depend_on_its_neighbours() -> None:
+    """But for rounding: the toy's own products differ in their last bits."""
+    toy = Nonlinear(examples=300)
+    start = torch.randn(3, toy.parameters, generator=torch.Generator().manual_seed(0))
+    together, alone = modes_sampler(toy), modes_sampler(toy, ids=1)
+    state, one = together.init(start), alone.init(start[:1])
+    together.run(state, 5)
+    alone.run(one, 5)
+    torch.testing.assert_close(one.weights, state.weights[:1], rtol=1e-4, atol=1e-4)
+
+
+def test_modes_are_found_again_only_where_a_look_has_moved_them() -> None:
+    toy = Nonlinear(examples=300)
+    sampler = modes_sampler(toy)
+    state = sampler.init(torch.randn(3, toy.parameters, generator=torch.Generator().manual_seed(0)))
+    held = sampler.moves.modes
+    assert isinstance(held, HeldModes)
+    calls = []
+    original = held.at
+    held.at = lambda *a, **k: calls.append(k["chain_ids"].tolist()) or original(*a, **k)  # type: ignore[func-returns-value,method-assign]
+    sampler.run(state, 5)
+    assert calls == []
+    sampler.adaptation.adapt(state, torch.tensor([2]))
+    sampler.run(state, 3)
+    assert calls == [[2]]
+
+
+def test_the_step_is_longer_where_few_modes_are_stiff() -> None:
+    """Up to where the many soft ones together would be too hot, stiff ones counted."""
+    potential = OneStiffDirection(1000.0)
+    start = torch.randn(1, 400, generator=torch.Generator().manual_seed(0))
+    lightness = []
+    for modes in (0, 2):
+        state = Langevin(potential, [1e-6], seed=1, batch=None, modes=modes).init(start, norm2=Q)
+        lightness.append(float(state.masses.double().reciprocal().sum()))
+        root = state.masses[0].double().rsqrt()
+        u = potential.a.sqrt() / 20.0
+        trace = float((root**2 * (potential.a + 1000.0 * u**2)).sum())
+    assert lightness[1] > 3 * lightness[0]
+    assert trace / 400 / 4 == pytest.approx(STEP_BIAS, rel=0.2)
+
+
+def test_fewer_parameters_than_modes() -> None:
+    toy = NoisyQuadratic(parameters=5)
+    sampler = Langevin(toy, [0.1], seed=1, batch=None, modes=32, stiffness=0.3)
+    state = sampler.init(start_weights(1)[:, :5].contiguous(), norm2=Q)
+    assert bool(torch.isfinite(sampler.run(state, 30)).all())
+
+
+def test_modes_by_themselves_keep_the_gaussian_and_equipartition() -> None:
+    """No sphere, and looks every twenty moves: Var w = T/a, ⟨Σ Π²/2D⟩ = N T/2."""
+    chains, temperature = 512, 0.7
+    toy = NoisyQuadratic(12, noise=1.0)
+    sampler = Langevin(
+        toy,
+        [temperature] * chains,
+        seed=3,
+        batch=None,
+        modes=3,
+        stiffness=0.4,
+        m1=0.3,
+        constrained=False,
+        adapt_every=20,
+    )
+    a, b = toy.curvature.numpy(), toy.centre.numpy()
+    random = np.random.default_rng(8)
+    start = b + np.sqrt(temperature / a) * random.standard_normal((chains, 12))
+    state = sampler.init(torch.from_numpy(start).float())
+    squares, kinetic = np.zeros((chains, 12)), np.zeros(chains)
+    for _ in range(40):
+        sampler.run(state, 10)
+        squares += (state.weights.double().numpy() - b) ** 2 / 40
+        kinetic += sampler.kinetic_temperature(state).numpy() / 40
+
+    def z(rows: np.ndarray, exact: np.ndarray | float) -> np.ndarray:
+        return (rows.mean(0) - exact) / (rows.std(0, ddof=1) / chains**0.5)
+
+    # The step heats a mode by ω² dt²/4 <= 4 %, most of them by STEP_BIAS.
+    assert np.abs(z(squares, temperature / a)).max() < 4.5
+    assert np.abs(z(squares, 1.15 * temperature / a)).max() > 8
+    assert abs(z(kinetic, temperature)) < 4.5
+
+
+def test_bad_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^sampler: modes must be >= 0, got -1"):
+        make_sampler(batch=None, modes=-1)
+    for other in ({"batch": 8}, {"batch": None, "scheme": "paper"}):
+        with pytest.raises(ValueError, match=r"^sampler: modes need batch None"):
+            LangevinOptions(modes=3, **other)  # type: ignore[arg-type]
