@@ -21,12 +21,20 @@ from toy import NoisyQuadratic, Q, start_weights
 
 from thermosphere.analysis.contacts import mean_attention
 from thermosphere.models.potential import MaskedLanguagePotential
-from thermosphere.ops import langevin_step, langevin_step_call, philox
+from thermosphere.ops import langevin_step, langevin_step_call, langevin_step_modes, philox
 from thermosphere.ops.minibatch import Minibatch, redraw_minibatch
 from thermosphere.runs import sample as runs_sample
 from thermosphere.runs.config import Sampling
 from thermosphere.runs.sample import sample_model
-from thermosphere.sampling import adaptation, captured, moves, noise, noise_draws, stiffness
+from thermosphere.sampling import (
+    adaptation,
+    captured,
+    full_batch,
+    moves,
+    noise,
+    noise_draws,
+    stiffness,
+)
 from thermosphere.sampling.captured import MOVES
 from thermosphere.sampling.langevin import Langevin, UnreachableSphereError
 from thermosphere.sampling.recorder import CallRecorder
@@ -145,7 +153,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(langevin_step_call, "_run", run)
     monkeypatch.setattr(langevin_step, "step_backend", lambda op, device, backend: "cpu")
-    for module in (adaptation, stiffness):
+    for module in (adaptation, full_batch, langevin_step_modes, stiffness):
         monkeypatch.setattr(module, "normals", normals)
     for module in (captured, noise_draws):
         monkeypatch.setattr(module, "redraw_minibatch", redraw)

@@ -11,7 +11,7 @@ from toy import NoisyQuadratic, Q, make_sampler, start_weights
 from thermosphere.models.named import named_model
 from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.proteins.dataset import make_data_set
-from thermosphere.sampling.full_batch import STEP_BIAS
+from thermosphere.sampling.full_batch import LARGEST_TURN, STEP_BIAS
 from thermosphere.sampling.langevin import Langevin
 from thermosphere.sampling.stiffness import Curvature
 
@@ -164,10 +164,10 @@ def test_masses_follow_a_curvature_that_changes_and_momenta_stay_thermal(factor:
     state = sampler.init(start)
     first = state.masses.double().mean(1)
     sampler.run(state, 100)
-    torch.testing.assert_close(state.masses.double().mean(1), first, rtol=0.05, atol=0)
+    torch.testing.assert_close(state.masses.double().mean(1), first, rtol=0.1, atol=0)
     toy._a = toy._a * factor
     sampler.run(state, 300)
-    torch.testing.assert_close(state.masses.double().mean(1), first * factor, rtol=0.08, atol=0)
+    torch.testing.assert_close(state.masses.double().mean(1), first * factor, rtol=0.1, atol=0)
     kinetic = sampler.kinetic_temperature(state) / 0.05
     assert bool(((kinetic - 1).abs() < 5 * (2 / 400) ** 0.5).all())  # standard deviations
 
@@ -177,8 +177,9 @@ def test_a_look_shapes_the_masses_anew_and_momenta_go_along() -> None:
     what they were."""
     toy = NoisyQuadratic(parameters=2000)
     sampler = Langevin(toy, [0.05] * 3, seed=1, batch=None)
-    state = sampler.init(torch.randn(3, 2000, generator=torch.Generator().manual_seed(1)))
-    sampler.run(state, 20)
+    thermal = torch.randn(3, 2000, generator=torch.Generator().manual_seed(1))
+    state = sampler.init(toy.centre.float() + thermal * (0.05 / toy.curvature.float()).sqrt())
+    sampler.run(state, 8)
     before = state.masses.clone(), state.momenta.clone()
     moved = state.weights.clone()
     toy._a = toy._a.flip(0)  # the stiff parameters are soft now
@@ -214,7 +215,7 @@ def test_looks_at_the_curvature_come_later_where_it_stays_and_sooner_where_it_do
 
     assert int(state.next_adaptation[0]) == 10
     assert next_looks(7) == [20, 40, 80, 160, 300, 300, 300]
-    toy._a = toy._a * 2.25  # ω grows by half: as far as before
+    toy._a = toy._a * 1.7  # ω grows by 30 %: as far as before
     assert next_looks(2) == [300, 300]
     toy._a = toy._a * 4.0
     assert next_looks(1) == [160]
@@ -222,14 +223,14 @@ def test_looks_at_the_curvature_come_later_where_it_stays_and_sooner_where_it_do
     assert int(never.init(start_weights(3), norm2=Q).next_adaptation[0]) == -1
 
 
-def test_hot_chains_turn_by_no_more_than_a_tenth_of_a_radian() -> None:
+def test_hot_chains_turn_by_no_more_than_the_largest_turn() -> None:
     """However soft U is: the step must not leave the sphere's reach."""
     sampler = make_sampler([1e-3, 1e3, 1e4], batch=None, stiffness=1.5, adapt_every=50)
     state = sampler.init(start_weights(3), norm2=Q)
     sampler.run(state, 400)
     turn = (state.temperature * state.masses.double().reciprocal().sum(1) / Q).sqrt()
-    assert float(turn.max()) <= 0.1 * 1.2  # the tolerance of a look
-    assert float(turn[1:].min()) >= 0.1 / 1.2
+    assert float(turn.max()) <= LARGEST_TURN * 1.2  # the tolerance of a look
+    assert float(turn[1:].min()) >= LARGEST_TURN / 1.2
     mean = (sampler.potential.curvature / state.masses[0].double()).mean()
     assert float(mean) / 4 == pytest.approx(STEP_BIAS, rel=0.5)  # the cold one is free of it
 

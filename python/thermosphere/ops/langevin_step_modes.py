@@ -34,14 +34,15 @@ def langevin_step_modes(
     chain_ids: torch.Tensor,
     seed: int,
     step: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """One step of every chain, in place on ``weights`` and ``momenta``.
 
     weights, momenta, gradient: (C, N) float32; inverse_masses, noise_scales: (C, N) float32, 1/D
     and s. coefficients: (C, 5) float64 from ``step_coefficients``.
 
     Returns multiplier (C,) float64 and reachable (C,) bool as ``langevin_step``: a chain whose
-    proposal left the sphere's reach or is not finite keeps weights and momenta.
+    proposal left the sphere's reach or is not finite keeps weights and momenta. And Σ Π²/2D of the
+    momenta as they are now, half a kick behind, (C,) float64.
     """
     check_counter("langevin_step_modes", seed, step)
     dt, a, b, tau, norm2 = (column[:, None] for column in coefficients.unbind(1))
@@ -65,7 +66,8 @@ def langevin_step_modes(
     new_momenta = (kicked + (multiplier / dt).float() * normal) / root
     weights.copy_(torch.where(reachable, new_weights, weights))
     momenta.copy_(torch.where(reachable, new_momenta, momenta))
-    return multiplier[:, 0], reachable[:, 0]
+    energy = 0.5 * (root * momenta).double().square().sum(1)
+    return multiplier[:, 0], reachable[:, 0], energy
 
 
 def langevin_momenta_modes(

@@ -35,8 +35,15 @@ FIRST_LOOK = 10
 # A look that finds ω dt within a factor of NEAR of what it was makes the way to the next one twice
 # as long, up to ``adapt_every``; off by more than FAR, half as long. Stiff modes turn as the chain
 # moves, and what turns out of them is as stiff as it was.
-NEAR = 1.25
-FAR = 1.75
+NEAR = 1.2
+FAR = 1.45
+
+# Where that comes too late, ω dt is beyond 2 and the kinetic energy grows without bound. A chain
+# whose kinetic temperature is this many T, and so many standard deviations of it, is looked at
+# before the next move and has its momenta drawn again, FIRST_LOOK moves after the last look or
+# later.
+HOT = 1.3
+HOT_DEVIATIONS = 8
 
 # Rounds of balancing at the start, from equal masses; each later look makes one more.
 ROUNDS = 2
@@ -50,8 +57,8 @@ LIGHTEST = 0.1
 STEP_BIAS = 0.0025
 
 # A move may turn w by this angle, sqrt(T Σ 1/M / Q) dt: hot and soft, the sphere itself is what
-# bends.
-LARGEST_TURN = 0.1
+# bends, and stiff modes turn faster than looks can follow.
+LARGEST_TURN = 0.03
 
 # Lanczos iterations of the check whether ω dt is still what it was; the new masses take more.
 CHECK = 4
@@ -74,20 +81,21 @@ class FullBatchAdaptation(Adaptation):
             state.masses = masses
             state.next_adaptation.fill_(-1)
             slope = with_harmonic(self.potential, chains)(state.weights, None)[1]
-            self._carry(state, chains, self._thermal(state), slope, None)
+            self._carry(state, chains, self._thermal(state, chains), slope, None)
             return
         if self.options.modes:
             state.looked_at = state.weights.clone()
             state.shape = torch.ones_like(state.weights)
         if self.options.adapt_every:
             state.next_adaptation.fill_(min(FIRST_LOOK, self.options.adapt_every))
-        shapes, means = torch.ones_like(state.weights, dtype=torch.float64), state.norm2.clone()
+        shapes = torch.ones_like(state.weights, dtype=torch.float64)
+        means = shapes[:, 0].clone()
         for rows in self._same_start(state):
             shapes[rows], mean = shape_from_nothing(self._curvature(state, rows[:1], rows[:1] * 0))
-            means[rows] = mean.cpu()
+            means[rows] = mean
         curvature = self._curvature(state, chains, state.chain_ids)
         modes = self._set(state, chains, curvature, shapes, means)
-        self._carry(state, chains, self._thermal(state), curvature.gradient, modes)
+        self._carry(state, chains, self._thermal(state, chains), curvature.gradient, modes)
 
     def adapt(self, state: LangevinState, rows: torch.Tensor) -> None:
         """Shape the masses of these rows where they are now; momenta go along."""
@@ -134,8 +142,8 @@ class FullBatchAdaptation(Adaptation):
         state.masses[rows] = (shape * factor.to(shape.device)[:, None]).float()
         return modes
 
-    def _thermal(self, state: LangevinState) -> torch.Tensor:
-        """Momenta N(0, T), (C, N) float64, of unit masses and no sphere."""
+    def _thermal(self, state: LangevinState, rows: torch.Tensor) -> torch.Tensor:
+        """Momenta N(0, T), (R, N) float64, of unit masses and no sphere."""
         return torch.stack(
             [
                 normals(
@@ -148,7 +156,7 @@ class FullBatchAdaptation(Adaptation):
                 ).double()
                 * temperature**0.5
                 for chain, temperature in zip(
-                    state.chain_ids.tolist(), state.temperature.tolist(), strict=True
+                    state.chain_ids[rows].tolist(), state.temperature[rows].tolist(), strict=True
                 )
             ]
         )
@@ -161,7 +169,7 @@ class FullBatchAdaptation(Adaptation):
         modes: StiffModes | None,
     ) -> torch.Tensor:
         """Momenta as if all masses were 1 and there were no sphere, (R, N) float64: N(0, T) each,
-        whatever the masses were."""
+        whatever the masses were; drawn again where they are far too hot."""
         root = state.masses[rows].double().rsqrt()
         free = root * state.momenta[rows].double()
         if self.options.scheme == "leapfrog":
@@ -178,6 +186,9 @@ class FullBatchAdaptation(Adaptation):
                     device=free.device,
                 )
                 free[at] += normal[at] * drawn.double() * float(state.temperature[row]) ** 0.5
+        hot = free.square().mean(1).cpu() > _hot(free.shape[1]) * state.temperature[rows]
+        if bool(hot.any()):
+            free[hot.to(free.device)] = self._thermal(state, rows[hot])
         return free
 
     def _carry(
@@ -261,6 +272,22 @@ class FullBatchAdaptation(Adaptation):
         turn2 = o.dt**2 * state.temperature[rows] * lightness / state.norm2[rows]
         wanted = torch.maximum(stiffest / o.stiffness**2, mean / (4 * STEP_BIAS)).cpu()
         return torch.maximum(wanted * o.dt**2, turn2 / LARGEST_TURN**2)
+
+
+def look_soon(state: LangevinState, energy: torch.Tensor, reachable: torch.Tensor) -> torch.Tensor:
+    """Have chains looked at before the next move that are far too hot, by their kinetic energy
+    (C,), or left the sphere's reach; which of them can be, (C,) bool, all on the CPU."""
+    freedom = state.weights.shape[1]
+    hot = ~(2 * energy <= _hot(freedom) * freedom * state.temperature) | ~reachable
+    can = (state.next_adaptation >= 0) & (state.step - state.look_step >= FIRST_LOOK)
+    soon = hot & can
+    state.next_adaptation[soon] = state.step + 1
+    return soon
+
+
+def _hot(parameters: int) -> float:
+    """From where a kinetic temperature is far too high, in units of T."""
+    return HOT + HOT_DEVIATIONS * math.sqrt(2.0 / parameters)
 
 
 def shape_from_nothing(curvature: Curvature) -> tuple[torch.Tensor, torch.Tensor]:

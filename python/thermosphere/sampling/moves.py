@@ -26,6 +26,7 @@ from thermosphere.ops.minibatch import Minibatch, draw_minibatch
 from thermosphere.ops.philox import Stream
 from thermosphere.sampling.captured import CapturedMoves
 from thermosphere.sampling.derived import Derived, derive
+from thermosphere.sampling.full_batch import look_soon
 from thermosphere.sampling.held_modes import HeldModes
 from thermosphere.sampling.options import LangevinOptions
 from thermosphere.sampling.recorder import GraphRecorder, Recorder
@@ -188,9 +189,9 @@ class Moves:
         return losses.double().cpu()
 
     def _step(self, state: LangevinState, derived: Derived, gradient: torch.Tensor) -> torch.Tensor:
-        """One step in place; which chains could make it, (C,)."""
+        """One step in place; which chains could make it, or will be seen to, (C,)."""
         if derived.modes is not None:
-            return langevin_step_modes(
+            _, reachable, energy = langevin_step_modes(
                 state.weights,
                 state.momenta,
                 gradient,
@@ -201,7 +202,8 @@ class Moves:
                 chain_ids=state.chain_ids,
                 seed=self.seed,
                 step=state.step,
-            )[1]
+            )
+            return reachable.cpu() | look_soon(state, energy.cpu(), reachable.cpu())
         return langevin_step(
             state.weights,
             state.momenta,
