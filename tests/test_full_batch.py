@@ -159,8 +159,8 @@ def test_a_parameter_without_a_gradient_is_a_tenth_as_heavy_as_the_others() -> N
 def test_masses_follow_a_curvature_that_changes_and_momenta_stay_thermal(factor: float) -> None:
     toy = NoisyQuadratic(parameters=400)
     thermal = torch.randn(4, 400, generator=torch.Generator().manual_seed(1))
-    start = toy.centre.float() + thermal * (0.05 / toy.curvature.float()).sqrt()
-    sampler = Langevin(toy, [0.05] * 4, seed=1, batch=None, adapt_every=200)
+    start = toy.centre.float() + thermal * (0.005 / toy.curvature.float()).sqrt()
+    sampler = Langevin(toy, [0.005] * 4, seed=1, batch=None, adapt_every=200)
     state = sampler.init(start)
     first = state.masses.double().mean(1)
     sampler.run(state, 100)
@@ -168,7 +168,7 @@ def test_masses_follow_a_curvature_that_changes_and_momenta_stay_thermal(factor:
     toy._a = toy._a * factor
     sampler.run(state, 300)
     torch.testing.assert_close(state.masses.double().mean(1), first * factor, rtol=0.1, atol=0)
-    kinetic = sampler.kinetic_temperature(state) / 0.05
+    kinetic = sampler.kinetic_temperature(state) / 0.005
     assert bool(((kinetic - 1).abs() < 5 * (2 / 400) ** 0.5).all())  # standard deviations
 
 

@@ -25,6 +25,7 @@ from thermosphere.sampling.held_modes import HeldModes
 from thermosphere.sampling.langevin import Langevin
 from thermosphere.sampling.options import LangevinOptions
 from thermosphere.sampling.state import LangevinState
+from thermosphere.sampling.unreachable import UnreachableSphereError
 
 CHAINS, PARAMETERS, MODES = 3, 40, 4
 IDS = torch.tensor([5, 0, 2])
@@ -256,6 +257,47 @@ def test_the_step_is_longer_where_few_modes_are_stiff() -> None:
         trace = float((root**2 * (potential.a + 1000.0 * u**2)).sum())
     assert lightness[1] > 3 * lightness[0]
     assert trace / 400 / 4 == pytest.approx(STEP_BIAS, rel=0.2)
+
+
+def settled(adapt_every: int) -> tuple[NoisyQuadratic, Langevin, LangevinState]:
+    """A chain that has been looked at some times, and a U four hundred times as curved since."""
+    toy = NoisyQuadratic(parameters=400)
+    sampler = Langevin(toy, [0.005], seed=1, batch=None, modes=2, adapt_every=adapt_every)
+    thermal = torch.randn(1, 400, generator=torch.Generator().manual_seed(1))
+    state = sampler.init(toy.centre.float() + thermal * (0.005 / toy.curvature.float()).sqrt())
+    sampler.run(state, 200)
+    toy._a = toy._a * 400.0
+    return toy, sampler, state
+
+
+def test_a_chain_that_becomes_unstable_is_looked_at_before_it_leaves() -> None:
+    _, sampler, state = settled(adapt_every=1000)
+    assert int(state.next_adaptation[0]) > 250
+    before = state.masses.double().mean()
+    sampler.run(state, 40)
+    assert 200 < int(state.look_step[0]) < 240
+    assert float(state.masses.double().mean() / before) == pytest.approx(400.0, rel=0.2)
+    sampler.run(state, 200)
+    kinetic = float(sampler.kinetic_temperature(state)[0]) / 0.005
+    assert kinetic == pytest.approx(1.0, abs=0.5)  # U still gives its heat away
+    _, sampler, state = settled(adapt_every=0)
+    with pytest.raises(UnreachableSphereError, match=r"^sampler: chain 0"):
+        sampler.run(state, 240)
+
+
+def test_momenta_far_too_hot_are_drawn_again_at_a_look() -> None:
+    toy = NoisyQuadratic(parameters=400)
+    sampler = Langevin(toy, [0.005] * 2, seed=1, batch=None, modes=2)
+    thermal = torch.randn(2, 400, generator=torch.Generator().manual_seed(1))
+    state = sampler.init(toy.centre.float() + thermal * (0.005 / toy.curvature.float()).sqrt())
+    sampler.run(state, 5)
+    before = state.momenta.clone()
+    state.momenta[1] *= 3.0
+    sampler.adaptation.adapt(state, torch.tensor([0, 1]))
+    kinetic = sampler.kinetic_temperature(state) / 0.005
+    assert bool(((kinetic - 1).abs() < 5 * (2 / 400) ** 0.5).all())
+    assert float(np.corrcoef(before[0], state.momenta[0])[0, 1]) > 0.9
+    assert abs(float(np.corrcoef(before[1], state.momenta[1])[0, 1])) < 0.3
 
 
 def test_fewer_parameters_than_modes() -> None:

@@ -76,7 +76,7 @@ def sample_model(
         "training set": digest(potential.sites.inputs, potential.sites.truth),
         "start": digest(first),
     }
-    bits = _bits(potential)
+    bits = _bits(potential, settings)
 
     if checkpoint.exists():
         tensors, header = read_archive(checkpoint, CHECKPOINT)
@@ -212,13 +212,13 @@ def _place(potential: MaskedLanguagePotential) -> str:
     return torch.cuda.get_device_name(potential.device)
 
 
-def _bits(potential: MaskedLanguagePotential) -> str:
+def _bits(potential: MaskedLanguagePotential, settings: Sampling) -> str:
     """What the bits of a run depend on, besides its settings."""
     if potential.device.type != "cpu":
         step = step_backend("sample", potential.device)
         return f"{potential.backend} gradients and {step} steps on {_place(potential)}"
     bits = f"{potential.backend} gradients on {_core.isa_chosen()}"
-    if potential.backend == "autograd":
+    if potential.backend == "autograd" or settings.modes:  # products of PyTorch
         bits += f", {torch.get_num_threads()} threads"
     return bits
 
