@@ -189,6 +189,8 @@ def test_the_stiffest_modes_are_those_of_the_hessian_and_are_brought_down_to_the
         # Of ten products the fifth mode has nearly settled.
         assert 0.97 * float(values[-6]) < float(flattened[-1]) < 1.4 * float(values[-6])
         assert float(values[-1]) > 3 * float(flattened[-1])  # it was worth it
+        level = v[0].double() @ inner @ hessian @ inner @ v[0].double()
+        assert float(level) == pytest.approx(float(values[-6]), rel=0.2)
         levels.append(flattened[-1])
     found = at.largest(masses, modes=modes)
     torch.testing.assert_close(found, torch.stack(levels), rtol=0.02, atol=0)
@@ -234,14 +236,19 @@ def test_modes_are_found_again_only_where_a_look_has_moved_them() -> None:
     state = sampler.init(torch.randn(3, toy.parameters, generator=torch.Generator().manual_seed(0)))
     held = sampler.moves.modes
     assert isinstance(held, HeldModes)
-    calls = []
+    calls: list[object] = []
     original = held.at
-    held.at = lambda *a, **k: calls.append(k["chain_ids"].tolist()) or original(*a, **k)  # type: ignore[func-returns-value,method-assign]
+
+    def noted(*given: torch.Tensor, **named: object) -> StiffModes:
+        calls.append((named["chain_ids"].tolist(), named["step"]))  # type: ignore[attr-defined]
+        return original(*given, **named)  # type: ignore[arg-type]
+
+    held.at = noted  # type: ignore[method-assign]
     sampler.run(state, 5)
     assert calls == []
     sampler.adaptation.adapt(state, torch.tensor([2]))
     sampler.run(state, 3)
-    assert calls == [[2]]
+    assert calls == [([2], 5)]
 
 
 def test_the_step_is_longer_where_few_modes_are_stiff() -> None:
@@ -283,6 +290,41 @@ def test_a_chain_that_becomes_unstable_is_looked_at_before_it_leaves() -> None:
     _, sampler, state = settled(adapt_every=0)
     with pytest.raises(UnreachableSphereError, match=r"^sampler: chain 0"):
         sampler.run(state, 240)
+
+
+@pytest.mark.parametrize("modes", [0, 3])
+def test_momenta_go_along_at_a_look(modes: int) -> None:
+    """In units of unit masses they are what they were, tangent to what is the sphere now; what they
+    lacked, along the old normal, is drawn."""
+    toy = NoisyQuadratic(parameters=12)
+    sampler = Langevin(toy, [0.05] * 2, seed=1, batch=None, modes=modes)
+    state = sampler.init(start_weights(2), norm2=Q)
+    sampler.run(state, 5)
+    toy._a = toy._a.flip(0) * torch.linspace(0.1, 10.0, 12)  # another normal
+
+    def scaled() -> tuple[torch.Tensor, torch.Tensor]:
+        """Momenta of the full step, and the normal, both of unit masses."""
+        held = sampler.moves.modes(state) if sampler.moves.modes is not None else None
+        root = state.masses.double().rsqrt()
+        kick, normal = 0.5 * root * slope, root * state.weights.double()
+        if held is not None:
+            kick, normal = held.shrunk(kick), held.shrunk(normal)
+        return root * state.momenta.double() - kick, normal / normal.norm(dim=1, keepdim=True)
+
+    slope = sampler.potential(state.weights, None)[1].double()
+    was, old = scaled()
+    state.momenta *= 0.5 / (was.square().mean(1, keepdim=True) / 0.05).sqrt().float()  # not hot
+    was, old = scaled()
+    sampler.adaptation.adapt(state, torch.arange(2))
+    now, new = scaled()
+    assert float((old * new).sum(1).abs().max()) < 0.98
+    drawn = [
+        float(normals(seed=1, stream=Stream.REDRAW, chain=chain, step=5, count=1))
+        for chain in (0, 1)
+    ]
+    free = was + old * torch.tensor(drawn, dtype=torch.float64)[:, None] * 0.05**0.5
+    wanted = free - new * (new * free).sum(1, keepdim=True)
+    torch.testing.assert_close(now, wanted, rtol=0, atol=1e-5)
 
 
 def test_momenta_far_too_hot_are_drawn_again_at_a_look() -> None:

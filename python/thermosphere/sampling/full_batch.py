@@ -23,7 +23,7 @@ from thermosphere.models.potential import Potential
 from thermosphere.ops.philox import Stream, normals
 from thermosphere.ops.stiff_modes import StiffModes
 from thermosphere.sampling.adaptation import Adaptation
-from thermosphere.sampling.held_modes import HeldModes, with_harmonic
+from thermosphere.sampling.held_modes import SHARE, SHARE_LEFT, HeldModes, with_harmonic
 from thermosphere.sampling.options import LangevinOptions
 from thermosphere.sampling.state import LangevinState
 from thermosphere.sampling.stiffness import PROBES, Curvature
@@ -101,9 +101,10 @@ class FullBatchAdaptation(Adaptation):
         """Shape the masses of these rows where they are now; momenta go along."""
         curvature = self._curvature(state, rows, state.chain_ids[rows])
         before = state.masses[rows].double()
-        shape, mean, mean_before = balanced(self._cheap(state, rows, curvature), before)
+        shape, mean, mean_before = balanced(self._cheap(state, rows, curvature, SHARE), before)
+        left = self._cheap(state, rows, curvature, SHARE_LEFT)
         modes = self._modes(state, rows)
-        stiffest_before = curvature.largest(before, CHECK, modes)
+        stiffest_before = left.largest(before, CHECK, modes)
         momenta = self._unscaled(state, rows, curvature.gradient, modes)
         factor = self._factor(state, rows, before, stiffest_before, mean_before).sqrt()
         off = torch.maximum(factor, 1 / factor)
@@ -114,7 +115,7 @@ class FullBatchAdaptation(Adaptation):
         state.streak[rows] = streak = streak.clamp(min=1, max=most)
         doubled = FIRST_LOOK * 2.0 ** (streak - 1).double()
         state.next_adaptation[rows] = state.step + doubled.clamp(max=longest).long()
-        modes = self._set(state, rows, curvature, shape, mean)
+        modes = self._set(state, rows, left, shape, mean)
         self._carry(state, rows, momenta, curvature.gradient, modes)
 
     def _set(
@@ -229,13 +230,15 @@ class FullBatchAdaptation(Adaptation):
             normal = modes.shrunk(normal)
         return normal / normal.norm(dim=1, keepdim=True)
 
-    def _cheap(self, state: LangevinState, rows: torch.Tensor, curvature: Curvature) -> Curvature:
-        """What shapes masses at a look: where modes turn and looks are frequent, of some of the
-        examples."""
+    def _cheap(
+        self, state: LangevinState, rows: torch.Tensor, curvature: Curvature, share: float
+    ) -> Curvature:
+        """What masses are taken from at a look: where modes turn and looks are frequent, some of
+        the examples."""
         if not self.options.modes:
             return curvature
         return Curvature(
-            self.modes.of_some(rows, state.step, state.chain_ids[rows]),
+            self.modes.of_some(rows, state.step, state.chain_ids[rows], share),
             state.weights[rows].contiguous(),
             seed=self.seed,
             step=state.step,
