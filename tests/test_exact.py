@@ -76,6 +76,12 @@ def sampled(directory: Path, toy: Toy) -> None:
         store.write(draw, nothing, state.weights)
 
 
+@pytest.fixture(autouse=True)
+def turning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dozen parameters turn farther in a move than those of a network may."""
+    monkeypatch.setattr(full_batch, "LARGEST_TURN", 0.1)
+
+
 def check(
     directory: Path, *, pilot: Pilot = PILOT, settings: Sampling = SETTINGS, resume: bool = False
 ) -> list[Comparison]:

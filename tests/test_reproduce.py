@@ -102,7 +102,7 @@ def test_samples_are_taken_where_and_how_the_pilots_say(directory: Path) -> None
     np.testing.assert_allclose(ladder, np.array(SHARES) * peak, rtol=1e-3)
     chosen = tomllib.loads((model / "calibration.toml").read_text(encoding="utf-8"))
     assert chosen["temperature"] == peak
-    assert set(chosen["sampling"]) <= {"batch", "stiffness", "t_ratio", "m1"}
+    assert set(chosen["sampling"]) <= {"batch", "stiffness", "modes", "t_ratio", "m1"}
 
 
 def test_the_second_set_walks_down_from_the_end_of_the_first(directory: Path) -> None:

@@ -190,7 +190,8 @@ def test_the_stiffest_modes_are_those_of_the_hessian_and_are_brought_down_to_the
         assert 0.97 * float(values[-6]) < float(flattened[-1]) < 1.4 * float(values[-6])
         assert float(values[-1]) > 3 * float(flattened[-1])  # it was worth it
         level = v[0].double() @ inner @ hessian @ inner @ v[0].double()
-        assert float(level) == pytest.approx(float(values[-6]), rel=0.2)
+        # What the products know of the next mode, from below; with R squared it would be a third.
+        assert 0.6 < float(level) / float(values[-6]) < 1.1
         levels.append(flattened[-1])
     found = at.largest(masses, modes=modes)
     torch.testing.assert_close(found, torch.stack(levels), rtol=0.02, atol=0)
