@@ -238,6 +238,20 @@ def test_sampling_there_has_the_bits_of_the_cpu(
         assert torch.equal(one, other)
 
 
+def test_stiff_modes_there_are_those_of_the_cpu() -> None:
+    """Products of all chains at once, so but for rounding: twelve moves, one look among them."""
+    ends = []
+    for toy, device in ((QuadraticThere(), DEVICE), (NoisyQuadratic(), CPU)):
+        runs = sampler(toy, None, batch=None, modes=3, adapt_every=1000)
+        state = runs.init(start_weights(3), norm2=Q, chain_ids=[4, 17, 2])
+        runs.run(state, 12)
+        assert int(state.look_step.max()) == 10
+        assert state.looked_at.device == device
+        ends.append({**state.tensors(), "kinetic": runs.kinetic_temperature(state)})
+    for name, tensor in ends[1].items():
+        torch.testing.assert_close(ends[0][name], tensor, rtol=1e-3, atol=1e-3, msg=name)
+
+
 def test_masses_by_hand_and_failures_there() -> None:
     messages = []
     for toy, record in ((QuadraticThere(), CallRecorder()), (NoisyQuadratic(), None)):
