@@ -10,7 +10,7 @@ A = 1 - V' R V, so that M^-1 = D^-1/2 A² D^-1/2:
 
 Coefficients, noise and results are those of ops/langevin_step.py, which it equals for R = 0 up to
 rounding; the reference is langevin_step_dense_ref. Used where a move takes a gradient over the
-whole set, beside which four passes over V are a few per cent.
+whole set: a step is four passes over V.
 """
 
 from __future__ import annotations

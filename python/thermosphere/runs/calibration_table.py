@@ -120,7 +120,7 @@ def calibration_text(calibration: Calibration, name: str) -> str:
         stiffness = FULL_BATCH.stiffness
         lines.append(
             f"mean curvature {calibration.softness:.2e} of the largest: a full-batch step at "
-            f"ω dt = {stiffness:g} leaves <U> - U_min too high by "
+            f"ω dt = {stiffness:g} with diagonal masses leaves <U> - U_min too high by "
             f"{calibration.step_bias(stiffness):.2%}"
         )
     lines.append(

@@ -88,14 +88,19 @@ class FullBatchAdaptation(Adaptation):
             state.shape = torch.ones_like(state.weights)
         if self.options.adapt_every:
             state.next_adaptation.fill_(min(FIRST_LOOK, self.options.adapt_every))
-        shapes = torch.ones_like(state.weights, dtype=torch.float64)
-        means = shapes[:, 0].clone()
+        starts = []
         for rows in self._same_start(state):
-            shapes[rows], mean = shape_from_nothing(self._curvature(state, rows[:1], rows[:1] * 0))
-            means[rows] = mean
-        curvature = self._curvature(state, chains, state.chain_ids)
-        modes = self._set(state, chains, curvature, shapes, means)
-        self._carry(state, chains, self._thermal(state, chains), curvature.gradient, modes)
+            one = self._curvature(state, rows[:1], rows[:1] * 0)
+            starts.append((rows, one, *shape_from_nothing(one)))
+            if self.options.modes:
+                state.shape[rows] = starts[-1][2].float()
+        for rows, one, shape, mean in starts:
+            # Chains of one start differ in temperature alone, and in their modes.
+            alike = not self.options.modes
+            curvature = one if alike else self._curvature(state, rows, state.chain_ids[rows])
+            modes = self._set(state, rows, curvature, shape, mean)
+            slope = curvature.gradient.expand(len(rows), -1)
+            self._carry(state, rows, self._thermal(state, rows), slope, modes)
 
     def adapt(self, state: LangevinState, rows: torch.Tensor) -> None:
         """Shape the masses of these rows where they are now; momenta go along."""
@@ -123,8 +128,8 @@ class FullBatchAdaptation(Adaptation):
         state: LangevinState,
         rows: torch.Tensor,
         curvature: Curvature,  # of these rows, where they are
-        shape: torch.Tensor,  # (R, N) float64
-        mean: torch.Tensor,  # (R,) float64, of the curvatures in units of the shape
+        shape: torch.Tensor,  # (R, N) float64, or (1, N) for all
+        mean: torch.Tensor,  # (R,) or (1,) float64, of the curvatures in units of the shape
     ) -> StiffModes | None:
         """Masses of this shape, and modes where the options ask for them."""
         if self.options.modes:

@@ -14,8 +14,7 @@ from thermosphere.sampling.state import LangevinState
 from thermosphere.sampling.stiffness import Curvature
 
 # They are those of some of the examples, drawn anew at each look, and so is the shape that goes
-# with them: of tf1-small an eighth of a thousand gives modes as good as the whole. What they leave
-# of the curvature is measured with more, which find it a little too large.
+# with them. What they leave of the curvature is measured with more: fewer find it too large.
 SHARE = 1 / 8
 SHARE_LEFT = 1 / 4
 FEWEST = 100

@@ -63,12 +63,11 @@ class Moves:
         self.modes = modes
         self.captured: CapturedMoves | None = None
         self.fused: FusedPotential | None = None
-        if options.modes:
-            pass  # moves one by one
-        elif self.recorder is not None:
-            self.captured = CapturedMoves(potential, options, seed, threads, self.recorder)
-        else:
-            self.fused = getattr(potential, "fused", None)
+        if not options.modes:  # with them, one by one
+            if self.recorder is not None:
+                self.captured = CapturedMoves(potential, options, seed, threads, self.recorder)
+            else:
+                self.fused = getattr(potential, "fused", None)
         self._burst: BurstWorkspace | None = None
         self._workspace: StepWorkspace | None = None
         self._derived: Derived | None = None
