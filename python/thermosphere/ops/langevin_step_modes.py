@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 
 from thermosphere.ops.langevin_step_ref import sphere_root
-from thermosphere.ops.philox import Stream, check_counter, normals
+from thermosphere.ops.philox import Stream, chain_normals, check_counter
 from thermosphere.ops.stiff_modes import StiffModes
 
 
@@ -50,7 +50,14 @@ def langevin_step_modes(
     root = inverse_masses.sqrt()
     normal, pull, metric = _normal(weights, root, modes)
     slope = root * (gradient + (tau / metric).float() * pull)  # ĝ
-    noise = _noise(weights, Stream.NOISE, seed, chain_ids, step)
+    noise = chain_normals(
+        seed=seed,
+        stream=Stream.NOISE,
+        chain_ids=chain_ids,
+        step=step,
+        count=weights.shape[1],
+        device=weights.device,
+    )
     drift = root * (a * momenta + noise_scales * noise)
     along = modes.project(torch.stack([drift, slope], 1))  # (C, k, 2)
     shrink = modes.shrink
@@ -90,7 +97,14 @@ def langevin_momenta_modes(
     root = inverse_masses.sqrt()
     normal, pull, metric = _normal(weights, root, modes)
     slope = root * (gradient + (tau / metric).float() * pull)
-    noise = _noise(weights, Stream.MOMENTUM_NOISE, seed, chain_ids, step)
+    noise = chain_normals(
+        seed=seed,
+        stream=Stream.MOMENTUM_NOISE,
+        chain_ids=chain_ids,
+        step=step,
+        count=weights.shape[1],
+        device=weights.device,
+    )
     kick = b.float() * modes.shrunk(slope)
     full = a.float() * (root * momenta - kick) + root * noise_scales * noise
     along = (full.double() * normal.double()).sum(1, keepdim=True) / metric
@@ -109,21 +123,3 @@ def _normal(
     back = modes.expand(both)
     normal = x - back[:, 0]
     return normal, root * (x - back[:, 1]), normal.double().square().sum(1, keepdim=True)
-
-
-def _noise(
-    weights: torch.Tensor, stream: Stream, seed: int, chain_ids: torch.Tensor, step: int
-) -> torch.Tensor:
-    return torch.stack(
-        [
-            normals(
-                seed=seed,
-                stream=stream,
-                chain=chain,
-                step=step,
-                count=weights.shape[1],
-                device=weights.device,
-            )
-            for chain in chain_ids.tolist()
-        ]
-    )

@@ -92,3 +92,20 @@ def normals(
 
             langevin_step_triton.normals(**draw, out=out)
     return out
+
+
+def chain_normals(
+    *,
+    seed: int,
+    stream: Stream,
+    chain_ids: torch.Tensor,
+    step: int,
+    count: int,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """:func:`normals` of each of these chains, (C, count) float32, chain_ids (C,) int64."""
+    drawn = [
+        normals(seed=seed, stream=stream, chain=chain, step=step, count=count, device=device)
+        for chain in chain_ids.tolist()
+    ]
+    return torch.stack(drawn)

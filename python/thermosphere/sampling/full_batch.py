@@ -20,7 +20,7 @@ import math
 import torch
 
 from thermosphere.models.potential import Potential
-from thermosphere.ops.philox import Stream, normals
+from thermosphere.ops.philox import Stream, chain_normals
 from thermosphere.ops.stiff_modes import StiffModes
 from thermosphere.sampling.adaptation import Adaptation
 from thermosphere.sampling.held_modes import SHARE, SHARE_LEFT, HeldModes, with_harmonic
@@ -151,22 +151,15 @@ class FullBatchAdaptation(Adaptation):
 
     def _thermal(self, state: LangevinState, rows: torch.Tensor) -> torch.Tensor:
         """Momenta N(0, T), (R, N) float64, of unit masses and no sphere."""
-        return torch.stack(
-            [
-                normals(
-                    seed=self.seed,
-                    stream=Stream.REDRAW,
-                    chain=chain,
-                    step=state.step,
-                    count=state.weights.shape[1],
-                    device=state.weights.device,
-                ).double()
-                * temperature**0.5
-                for chain, temperature in zip(
-                    state.chain_ids[rows].tolist(), state.temperature[rows].tolist(), strict=True
-                )
-            ]
+        drawn = chain_normals(
+            seed=self.seed,
+            stream=Stream.REDRAW,
+            chain_ids=state.chain_ids[rows],
+            step=state.step,
+            count=state.weights.shape[1],
+            device=state.weights.device,
         )
+        return drawn.double() * state.temperature[rows].sqrt()[:, None].to(drawn.device)
 
     def _unscaled(
         self,
@@ -183,16 +176,16 @@ class FullBatchAdaptation(Adaptation):
             free -= self._kick(root, slope, modes)
         if self.options.constrained:  # they are tangent: what they lack is drawn
             normal = self._normal(state, rows, root, modes)
-            for at, row in enumerate(rows.tolist()):
-                drawn = normals(
-                    seed=self.seed,
-                    stream=Stream.REDRAW,
-                    chain=int(state.chain_ids[row]),
-                    step=state.step,
-                    count=1,
-                    device=free.device,
-                )
-                free[at] += normal[at] * drawn.double() * float(state.temperature[row]) ** 0.5
+            drawn = chain_normals(
+                seed=self.seed,
+                stream=Stream.REDRAW,
+                chain_ids=state.chain_ids[rows],
+                step=state.step,
+                count=1,
+                device=free.device,
+            )
+            lacking = drawn.double() * state.temperature[rows].sqrt()[:, None].to(drawn.device)
+            free += normal * lacking
         hot = free.square().mean(1).cpu() > _hot(free.shape[1]) * state.temperature[rows]
         if bool(hot.any()):
             free[hot.to(free.device)] = self._thermal(state, rows[hot])

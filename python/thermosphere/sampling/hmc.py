@@ -34,7 +34,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from thermosphere.models.potential import Potential
-from thermosphere.ops.philox import Stream, normals, uniform
+from thermosphere.ops.philox import Stream, chain_normals, uniform
 from thermosphere.sampling.hmc_state import HybridMonteCarloState
 from thermosphere.sampling.rattle import (
     Point,
@@ -290,17 +290,12 @@ class HybridMonteCarlo:
 
     def _thermal(self, state: HybridMonteCarloState) -> torch.Tensor:
         """N(0, T M), (C, N) float64."""
-        noise = torch.stack(
-            [
-                normals(
-                    seed=self.seed,
-                    stream=Stream.TRAJECTORY,
-                    chain=chain,
-                    step=state.step,
-                    count=state.weights.shape[1],
-                )
-                for chain in state.chain_ids.tolist()
-            ]
+        noise = chain_normals(
+            seed=self.seed,
+            stream=Stream.TRAJECTORY,
+            chain_ids=state.chain_ids,
+            step=state.step,
+            count=state.weights.shape[1],
         )
         return noise.double() * (state.temperature[:, None] * state.masses).sqrt()
 

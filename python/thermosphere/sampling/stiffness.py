@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 
 from thermosphere.models.potential import Gradient
-from thermosphere.ops.philox import Stream, normals
+from thermosphere.ops.philox import Stream, chain_normals
 from thermosphere.ops.stiff_modes import StiffModes
 
 # The difference of two gradients over this share of |w|: float32 gradients are exact to about 1e-6
@@ -152,19 +152,14 @@ class Curvature:
 
     def _vector(self, stream: Stream, step: int) -> torch.Tensor:
         """Gaussian, (C, N) float64."""
-        _, count = self.weights.shape
-        drawn = [
-            normals(
-                seed=self.seed,
-                stream=stream,
-                chain=chain,
-                step=step,
-                count=count,
-                device=self.weights.device,
-            )
-            for chain in self.chain_ids.tolist()
-        ]
-        return torch.stack(drawn).double()
+        return chain_normals(
+            seed=self.seed,
+            stream=stream,
+            chain_ids=self.chain_ids,
+            step=step,
+            count=self.weights.shape[1],
+            device=self.weights.device,
+        ).double()
 
 
 def _unit(x: torch.Tensor) -> torch.Tensor:
