@@ -12,8 +12,10 @@ import xarray as xr
 
 from thermosphere.cli import STAGES, main
 from thermosphere.proteins.dataset import DataSet
-from thermosphere.runs.config_reading import load_config
+from thermosphere.runs.config_reading import load_config, preset_text
+from thermosphere.runs.provenance import stage_times
 
+TWO_MODELS = "[models.tf1-small]\n[models.tf4-small]"
 VERBS = ("doctor", "config", "run", "publish", "embedding", *STAGES)
 
 
@@ -55,6 +57,32 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     text = capsys.readouterr().out
     assert all(verb in text for verb in VERBS)
+
+
+def test_a_stage_works_on_the_models_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tmp_path / "two.toml"
+    settings.write_text(preset_text("smoke").replace("[models.tf1-small]", TWO_MODELS))
+    run = ["--config", str(settings), "-o", str(tmp_path / "run"), "--quiet", "--resume"]
+    assert refused(capsys, "train", *run, "--model", "tf4").endswith(
+        "--model: expected one of tf1-small, tf4-small, got 'tf4'\n"
+    )
+    for stage in ("contacts", "sequences", "dataset"):
+        assert main([stage, *run]) == 0
+    for model in ("tf4-small", "tf1-small"):  # as two processes would
+        assert main(["train", *run, "--model", model]) == 0
+        assert (tmp_path / "run" / model / "references.safetensors").is_file()
+    assert {(one.stage, one.models) for one in stage_times(tmp_path / "run")} == {
+        *((stage, "") for stage in ("contacts", "sequences", "dataset")),
+        *(("train", model) for model in ("tf4-small", "tf1-small")),
+    }
+    both = load_config((tmp_path / "run" / "config.toml").read_text(), where="run")
+    assert list(both.models) == ["tf1-small", "tf4-small"]
+    assert main(["sample", *run, "--model", "tf1-small"]) == 0
+    assert not (tmp_path / "run" / "tf4-small" / "samples.zarr").exists()
+    assert main(["report", *run, "--model", "tf1-small"]) == 0
+    assert main(["report", *run]) == 2  # of both, and one has not been sampled
 
 
 def test_doctor_says_what_is_used(capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,8 +104,10 @@ def test_the_page_says_how_it_was_made_and_what_it_is_worth(published: Path) -> 
     page = (published / "README.md").read_text(encoding="utf-8")
     assert f"of {SITES} residues and {SITES // 2 - 1} contacts" in page
     assert "| command | `thermosphere publish -o run --to study` |" in page
-    for stage in ("contacts", "sequences", "dataset", "train", "sample", "report"):
+    for stage in ("contacts", "sequences", "dataset"):
         assert re.search(rf"\| wall time: {stage} \| \d+ s \(.*cores", page)
+    for stage in ("train", "sample", "report"):
+        assert re.search(rf"\| wall time: {stage}, tf1-small, ff \| \d+ s \(.*cores", page)
     # A smoke run proves nothing, and must not seem to.
     assert re.search(r"Of \d+ claims 0 agree, 0 disagree and (\d+) are undecided", page)
     assert "**agrees**" not in page
@@ -312,18 +314,21 @@ def test_without_a_contact_map_attention_is_left_out(finished: Path) -> None:
 def test_parts_of_a_stage_are_added_up(tmp_path: Path) -> None:
     assert provenance.stage_times(tmp_path) == []
     path = tmp_path / "provenance.csv"
-    head = "stage,started,seconds,version,commit,machine\n"
+    head = "stage,models,started,seconds,version,commit,machine\n"
     path.write_text(
-        f"{head}train,2026-01-01T00:00:00Z,50.0,0.1,abc,here\n"
-        "sample,2026-01-01T00:01:00Z,0.4,0.1,abc,here\n"
-        "train,2026-01-02T00:00:00Z,0.2,0.1,xyz,there\n"  # kept with --resume
-        "sample,2026-01-02T00:00:00Z,30.0,0.1,,there\n"
+        f"{head}train,tf1 ff,2026-01-01T00:00:00Z,50.0,0.1,abc,here\n"
+        "sample,tf1,2026-01-01T00:01:00Z,0.4,0.1,abc,here\n"
+        "train,tf1 ff,2026-01-02T00:00:00Z,0.2,0.1,xyz,there\n"  # kept with --resume
+        "sample,tf1,2026-01-02T00:00:00Z,30.0,0.1,,there\n"
+        "sample,ff,2026-01-02T00:00:00Z,7.0,0.1,,there\n"  # beside the one before
     )
-    train, sample = provenance.stage_times(tmp_path)
-    assert (train.stage, train.seconds, train.commits) == ("train", 50.0, ("abc",))
+    train, sample, beside = provenance.stage_times(tmp_path)
+    assert (train.stage, train.models, train.seconds) == ("train", "tf1 ff", 50.0)
+    assert train.commits == ("abc",)
     assert (sample.seconds, sample.machines) == (pytest.approx(30.4), ("here", "there"))
-    path.write_text(f"{head}train,now,long,0.1,abc,here\n")
-    with pytest.raises(ValueError, match="line 2: expected stage, started, seconds"):
+    assert (beside.models, beside.seconds) == ("ff", 7.0)
+    path.write_text(f"{head}train,tf1,now,long,0.1,abc,here\n")
+    with pytest.raises(ValueError, match="line 2: expected stage, models, started, seconds"):
         provenance.stage_times(tmp_path)
 
 

@@ -192,6 +192,15 @@ def _add_stage_arguments(parser: argparse.ArgumentParser, *, preset: str = "demo
     parser.add_argument(
         "--resume", action="store_true", help="keep finished stages, go on with a killed one"
     )
+    parser.add_argument(
+        "--model",
+        dest="models",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="work on this model of the settings only; repeatable (default: all). Processes with "
+        "different models may share a directory once dataset.npz is there",
+    )
 
 
 def _add_directory(parser: argparse.ArgumentParser) -> None:
@@ -225,7 +234,13 @@ def _stages(parsed: argparse.Namespace) -> None:
     config = _settings(parsed)
     if "sample" in parsed.stages:  # before hours of other stages
         _check_devices(config)
-    run = pipeline.Run.open(parsed.output, config, resume=parsed.resume, progress=not parsed.quiet)
+    run = pipeline.Run.open(
+        parsed.output,
+        config,
+        resume=parsed.resume,
+        progress=not parsed.quiet,
+        only=parsed.models,
+    )
     for stage in parsed.stages:
         run.do(stage, alone=len(parsed.stages) == 1)
 

@@ -60,6 +60,9 @@ from thermosphere.runs.sequence_model import sequence_model, starting_sequence
 from thermosphere.runs.train import train_model, training_checkpoints
 from thermosphere.training import References
 
+# Stages that go through the models one after the other; the others make what all of them share.
+OF_MODELS = ("train", "ladder", "calibrate", "sample", "exact", "cool", "report")
+
 
 class Run(RunDirectory):
     """The stages of a run."""
@@ -83,7 +86,7 @@ class Run(RunDirectory):
         }
         if stage not in steps:
             raise ValueError(f"stage: expected one of {', '.join(steps)}, got {stage!r}")
-        with recorded(self.directory, stage):
+        with recorded(self.directory, stage, list(self.models) if stage in OF_MODELS else []):
             steps[stage]()
 
     def contacts(self) -> None:
@@ -200,12 +203,12 @@ class Run(RunDirectory):
     def train(self) -> None:
         """dataset.npz → early-stopped and over-trained weights of every model."""
         data = self._data()
-        for name, settings in self.config.models.items():
+        for name, settings in self.models.items():
             self._train(name, settings, data)
 
     def ladder(self) -> None:
         """ES weights → T* and the ladder of every model whose temperatures are "auto"."""
-        for name, settings in self.config.models.items():
+        for name, settings in self.models.items():
             if settings.sampling.temperatures != "auto":
                 self._say(f"ladder {name}: none to find, the temperatures are given")
                 continue
@@ -240,7 +243,7 @@ class Run(RunDirectory):
         Where the temperatures are given, T* is the middle one. What earlier calls measured is kept,
         and longer pilot.trial_seconds add to it.
         """
-        for name, settings in self.config.models.items():
+        for name, settings in self.models.items():
             if not settings.sampling.calibrated and not every:
                 continue
             self._done(self.directory / name / "calibration.toml", "calibrate")
@@ -262,7 +265,7 @@ class Run(RunDirectory):
     def sample(self) -> None:
         """ES weights → samples.zarr of every model."""
         data = self._data()
-        for name, settings in self.config.models.items():
+        for name, settings in self.models.items():
             potential, references = self._potential(name, settings, data)
             sample_model(
                 self.directory / name,
@@ -280,7 +283,7 @@ class Run(RunDirectory):
         """samples.zarr → exact.safetensors and .csv of every model with pilot.exact_at: ⟨U⟩ held
         against hybrid Monte Carlo, on the CPU."""
         data: DataSet | None = None
-        for name, settings in self.config.models.items():
+        for name, settings in self.models.items():
             if not settings.pilot.exact_at:
                 self._say(f"exact {name}: nothing to do, pilot.exact_at is empty")
                 continue
@@ -308,7 +311,7 @@ class Run(RunDirectory):
     def cool(self) -> None:
         """samples.zarr → cooling.zarr of every model: the ladder walked down."""
         data = self._data()
-        for name, settings in self.config.models.items():
+        for name, settings in self.models.items():
             self._needs(f"{name}/checkpoint.safetensors", "sample")
             potential, references = self._potential(name, settings, data)
             cool_model(
@@ -324,12 +327,14 @@ class Run(RunDirectory):
 
     def report(self) -> None:
         """Everything → figures, MODEL/thermodynamics.csv and report.html."""
-        self.check_sampled(self.config.models)
+        self.check_sampled(self.models)
         # matplotlib and ArviZ are slow to load
         from thermosphere.runs.studied_run import StudiedRun
         from thermosphere.runs.study_report import write_study
 
-        studied = StudiedRun.read(self.directory, self.config, progress=self.progress)
+        studied = StudiedRun.read(
+            self.directory, self.config, models=list(self.models), progress=self.progress
+        )
         print(write_study(studied))
 
     def _train(self, name: str, settings: ModelRun, data: DataSet) -> None:

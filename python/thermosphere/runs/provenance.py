@@ -1,9 +1,10 @@
 """Where a run's results came from: DIR/provenance.csv, a row for every stage that was done.
 
-    stage,started,seconds,version,commit,machine
+    stage,models,started,seconds,version,commit,machine
 
-started is UTC. A stage done in parts (a kill, then --resume) has a row for each part that ended by
-itself or by an interrupt; one that was kept has a row of a second or less.
+models are those that the stage went through, empty for what all of them share; started is UTC. A
+stage done in parts (a kill, then --resume) has a row for each part that ended by itself or by an
+interrupt; one that was kept has a row of a second or less.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,15 +25,16 @@ import torch
 from thermosphere import __version__, _core
 
 FILE = "provenance.csv"
-COLUMNS = ("stage", "started", "seconds", "version", "commit", "machine")
+COLUMNS = ("stage", "models", "started", "seconds", "version", "commit", "machine")
 KEPT = 1.0  # seconds; a stage that took less did nothing but look
 
 
 @dataclass(frozen=True)
 class StageTime:
-    """All that one stage of a run took."""
+    """All that one stage of a run took, for the same models."""
 
     stage: str
+    models: str  # "tf1-small tf1"; empty for what all of them share
     seconds: float
     started: str  # of its first part
     commits: tuple[str, ...]  # different ones, in order
@@ -69,7 +71,7 @@ def commit() -> str:
 
 
 @contextmanager
-def recorded(directory: Path, stage: str) -> Iterator[None]:
+def recorded(directory: Path, stage: str, models: Sequence[str] = ()) -> Iterator[None]:
     """Write down how long the stage took, also where it failed or was interrupted on the way."""
     started, clock = datetime.now(UTC), time.monotonic()
     running = commit()  # now: the tree may be another by the end
@@ -80,17 +82,18 @@ def recorded(directory: Path, stage: str) -> Iterator[None]:
     finally:
         seconds = time.monotonic() - clock
         if done or seconds >= KEPT:  # a refusal is no part of the run
-            _append(directory / FILE, stage, started, seconds, running)
+            when = started.strftime("%Y-%m-%dT%H:%M:%SZ")
+            row = (stage, " ".join(models), when, f"{seconds:.1f}", __version__, running, machine())
+            _append(directory / FILE, row)
 
 
-def _append(path: Path, stage: str, started: datetime, seconds: float, running: str) -> None:
+def _append(path: Path, row: Sequence[str]) -> None:
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         if new:
             writer.writerow(COLUMNS)
-        when = started.strftime("%Y-%m-%dT%H:%M:%SZ")
-        writer.writerow((stage, when, f"{seconds:.1f}", __version__, running, machine()))
+        writer.writerow(row)
 
 
 def stage_times(directory: Path) -> list[StageTime]:
@@ -101,25 +104,27 @@ def stage_times(directory: Path) -> list[StageTime]:
     path = directory / FILE
     if not path.is_file():
         return []
-    parts: dict[str, list[dict[str, str]]] = {}
+    parts: dict[tuple[str, str], list[dict[str, str]]] = {}
     with path.open(newline="", encoding="utf-8") as file:
         for number, row in enumerate(csv.DictReader(file), start=2):
             try:
-                kept = float(row["seconds"]) < KEPT and row["stage"] in parts
+                key = row["stage"], row["models"]
+                kept = float(row["seconds"]) < KEPT and key in parts
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(
                     f"{path}, line {number}: expected {', '.join(COLUMNS)}, "
                     f"got {list(row.values())}"
                 ) from error
             if not kept:
-                parts.setdefault(row["stage"], []).append(row)
+                parts.setdefault(key, []).append(row)
     return [
         StageTime(
             stage=stage,
+            models=models,
             seconds=sum(float(row["seconds"]) for row in rows),
             started=rows[0]["started"],
             commits=tuple(dict.fromkeys(row["commit"] for row in rows if row["commit"])),
             machines=tuple(dict.fromkeys(row["machine"] for row in rows)),
         )
-        for stage, rows in parts.items()
+        for (stage, models), rows in parts.items()
     ]

@@ -122,7 +122,8 @@ def _head(run: StudiedRun, destination: Path, commit: str) -> list[str]:
     for stage in stages:
         made = f"commit {', '.join(stage.commits)}; " if stage.commits else ""
         when = f"{_duration(stage.seconds)} ({made}{'; '.join(stage.machines)})"
-        rows.append([f"wall time: {stage.stage}", when])
+        of = f", {stage.models.replace(' ', ', ')}" if stage.models else ""
+        rows.append([f"wall time: {stage.stage}{of}", when])
     if not stages:
         rows.append(["wall time", "not recorded by this run"])
     return [

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from thermosphere.proteins.dataset import DataSet
 from thermosphere.proteins.structure import ContactMap
-from thermosphere.runs.config import Config
+from thermosphere.runs.config import Config, ModelRun
 from thermosphere.runs.config_reading import flat, load_config
 from thermosphere.runs.sample import CHECKPOINT_FILE
 
@@ -39,6 +39,13 @@ class RunDirectory:
     config: Config
     resume: bool = False
     progress: bool = False
+    only: tuple[str, ...] = ()  # models that stages work on; none named: all
+
+    @property
+    def models(self) -> dict[str, ModelRun]:
+        """The models that stages work on, in the order of the settings."""
+        named = self.only or tuple(self.config.models)
+        return {name: own for name, own in self.config.models.items() if name in named}
 
     @classmethod
     def open(
@@ -48,11 +55,21 @@ class RunDirectory:
         *,
         resume: bool = False,
         progress: bool = False,
+        only: Iterable[str] = (),
     ) -> Self:
         """Make the directory and save the settings in it, or take up a run that is there.
 
-        Raises ValueError where the directory holds results that other settings gave.
+        only: the models that stages work on; all of the settings where none is named. Processes
+        that work on different models may share a directory once dataset.npz is there.
+
+        Raises ValueError for a model that the settings do not have, and where the directory holds
+        results that other settings gave.
         """
+        only = tuple(only)
+        for name in only:
+            if name not in config.models:
+                expected = ", ".join(config.models)
+                raise ValueError(f"--model: expected one of {expected}, got {name!r}")
         saved = directory / "config.toml"
         if saved.is_file():
             before = load_config(saved.read_text(encoding="utf-8"), where=str(saved))
@@ -68,7 +85,7 @@ class RunDirectory:
             )
         directory.mkdir(parents=True, exist_ok=True)
         _write_text(saved, config.to_toml())
-        return cls(directory, config, resume, progress)
+        return cls(directory, config, resume, progress, only)
 
     def check_sampled(self, models: Iterable[str]) -> None:
         """ValueError where something is missing that an analysis of these models needs."""
@@ -139,7 +156,7 @@ def _settled(directory: Path, key: str) -> bool:
 
 
 def _write_text(path: Path, text: str) -> None:
-    building = path.with_name(path.name + ".new")
+    building = path.with_name(f"{path.name}.new-{os.getpid()}")  # of a process beside this one too
     building.write_text(text, encoding="utf-8")
     os.replace(building, path)
 
