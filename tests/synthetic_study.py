@@ -111,4 +111,4 @@ def study(
         coords={"temperature": ("chain", np.repeat(temperature, CHAINS))},
     )
     references = (trained("ES", early, found), trained("OT", early, found))
-    return ModelStudy(name, samples, table, references, typical, (sampled,), 1, cooling)
+    return ModelStudy(name, 44245, samples, table, references, typical, (sampled,), 1, cooling)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 import zarr
 from PIL import Image
 
+from thermosphere.analysis.embedding import EffectiveDimension
+from thermosphere.archive import read_archive, write_archive
 from thermosphere.cli import main
 from thermosphere.models.masked_sites import MaskedSites
 from thermosphere.models.potential import evaluate
@@ -21,7 +26,8 @@ from thermosphere.models.transformer import Transformer
 from thermosphere.proteins.alphabet import ALPHABET
 from thermosphere.proteins.dataset import DataSet
 from thermosphere.proteins.structure import ContactMap
-from thermosphere.runs import products_ladder, products_weights, provenance, publish
+from thermosphere.runs import kept, products_ladder, products_weights, provenance, publish
+from thermosphere.runs.config import Config
 from thermosphere.runs.config_reading import load_config
 from thermosphere.runs.embedding_dimension import Retraining, saved_retraining
 from thermosphere.runs.paper_claims import findings
@@ -97,13 +103,13 @@ def test_every_product_is_there_and_small(published: Path) -> None:
         assert path.stat().st_size < 100_000
         Image.open(path).verify()
     files = set(re.findall(r"\]\(([^)]+)\)", page))
-    assert files == {path.name for path in published.glob("*.csv")} | {"config.toml"}
+    assert files == {path.name for path in published.glob("*.csv")} | {"config.toml", "kept"}
 
 
 def test_the_page_says_how_it_was_made_and_what_it_is_worth(published: Path) -> None:
     page = (published / "README.md").read_text(encoding="utf-8")
     assert f"of {SITES} residues and {SITES // 2 - 1} contacts" in page
-    assert "| command | `thermosphere publish -o run --to study` |" in page
+    assert "| this page | `thermosphere publish --to study`, of what is kept in [kept](" in page
     for stage in ("contacts", "sequences", "dataset"):
         assert re.search(rf"\| wall time: {stage} \| \d+ s \(.*cores", page)
     for stage in ("train", "sample", "report"):
@@ -356,3 +362,131 @@ def test_a_publication_that_was_killed_is_made_again(
         assert (tmp_path / "out").is_dir()
         patched.setattr(publish, "PRODUCTS", publish.PRODUCTS[:1])
         assert main(["publish", "-o", str(finished), "--to", str(tmp_path / "out"), "--quiet"]) == 0
+
+
+def part_of(finished: Path, model: str, folder: Path) -> Path:
+    """A copy of the run in which this model alone has been sampled."""
+    run = shutil.copytree(finished, folder / model / "run", ignore=shutil.ignore_patterns("study"))
+    for other in MODELS:
+        if other != model:
+            (run / other / "checkpoint.safetensors").unlink()
+    return run
+
+
+def contents(study: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(study)): path.read_bytes()
+        for path in study.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_page_is_put_together_from_runs_of_single_models(
+    finished: Path, published: Path, tmp_path: Path
+) -> None:
+    study = tmp_path / "study"
+    for model, here in (("ff", ("ff",)), ("tf1-small", MODELS)):
+        run = part_of(finished, model, tmp_path)
+        assert main(["publish", "-o", str(run), "--to", str(study), "--quiet"]) == 0
+        assert {row["model"] for row in rows(study / "fig3.csv")} == set(here)
+        page = (study / "README.md").read_text(encoding="utf-8")
+        waiting = "| not sampled yet | tf1-small |"
+        assert (waiting in page) == (model == "ff")
+    together = contents(study)
+    assert together == contents(published) | {"README.md": together["README.md"]}
+    own, whole = together["README.md"].decode(), contents(published)["README.md"].decode()
+    assert own.replace(str(study.name), "study") == whole
+
+
+def test_the_page_is_made_again_of_what_was_kept(published: Path, tmp_path: Path) -> None:
+    study = shutil.copytree(published, tmp_path / "study")
+    before = contents(study)
+    for path in study.glob("*.*"):
+        path.unlink()
+    assert main(["publish", "--to", str(study), "--quiet"]) == 0
+    assert contents(study) == before
+    kept_size = sum(len(data) for name, data in before.items() if name.startswith("kept/"))
+    assert kept_size < 300_000
+
+
+def test_what_is_kept_is_what_the_run_says(finished: Path, published: Path) -> None:
+    config = smoke_config(finished)
+    run, back = StudiedRun.read(finished, config), kept.read_kept(published / "kept")
+    assert back.config == config
+    assert back.data == run.data
+    assert list(back.studies) == list(run.studies)
+    for name, study in run.studies.items():
+        again = back.studies[name]
+        assert again.typical == study.typical
+        assert again.blocks == study.blocks
+        xr.testing.assert_allclose(again.table, study.table, rtol=1e-4)
+        for one, two in zip(study.references, again.references, strict=True):
+            assert one.label == two.label
+            for key, values in one.values.items():
+                np.testing.assert_allclose(two.values[key], values, rtol=1e-6)
+        for own, other in zip(study.ensembles, again.ensembles, strict=True):
+            assert (own.label, own.draws) == (other.label, other.draws)
+            np.testing.assert_equal(asdict_of(own.dimensions), asdict_of(other.dimensions))
+            if own.attention is not None:
+                assert other.attention is not None
+                assert other.attention.best == own.attention.best
+                np.testing.assert_allclose(
+                    other.attention.blocks, own.attention.blocks, rtol=1e-3, atol=1e-7
+                )
+                np.testing.assert_allclose(
+                    other.attention.alike.other_start, own.attention.alike.other_start, rtol=1e-6
+                )
+        for kind, layers in study.similarity.items():
+            for layer, pairs in layers.items():
+                np.testing.assert_allclose(again.similarity[kind][layer], pairs, atol=1e-6)
+        for kind, vectors in study.norms.items():
+            for vector, values in vectors.items():
+                np.testing.assert_allclose(again.norms[kind][vector], values, rtol=1e-6)
+        assert torch.equal(back.stage1[name].history_norm2, run.stage1[name].history_norm2)
+        assert back.trained[name].early_stopped.shape[1] == 0  # no weights
+
+
+def asdict_of(dimensions: Mapping[str, EffectiveDimension]) -> dict[str, dict[str, float]]:
+    return {vector: asdict(one) for vector, one in dimensions.items()}
+
+
+def test_models_of_another_study_are_not_put_beside(
+    finished: Path, published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = shutil.copytree(published, tmp_path / "study")
+    path = study / "kept" / "ff" / "study.safetensors"
+    tensors, header = read_archive(path, kept.KIND)
+    before = contents(study)
+    run = StudiedRun.read(finished, smoke_config(finished), models=["tf1-small"])
+    for key, value in (("sequences.digest", "0" * 64), ("seed", 5), ("analysis.burn_in", 0.1)):
+        other = json.loads(json.dumps(header))
+        section, _, entry = key.partition(".")
+        if entry:
+            other["belongs"][section][entry] = value
+        else:
+            other["belongs"][section] = value
+        write_archive(path, tensors, other)
+        with pytest.raises(ValueError, match=rf"kept/ff is of another run \({key} differs\)"):
+            kept.keep(run, study / "kept")
+        write_archive(path, tensors, header)
+    assert contents(study) == before
+    path.write_bytes(path.read_bytes()[:1000])
+    capsys.readouterr()
+    assert main(["publish", "--to", str(study), "--quiet"]) == 2
+    assert "must be a whole thermosphere kept study file" in capsys.readouterr().err
+    assert (study / "README.md").read_bytes() == before["README.md"]
+
+
+def smoke_config(run: Path) -> Config:
+    return load_config((run / "config.toml").read_text(), where="config.toml")
+
+
+def test_publish_says_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, said in (
+        ([], "publish: needs a run, -o DIR, or what was published before, --to"),
+        (["--to", str(tmp_path / "new")], "keeps no model; publish a run first (-o DIR)"),
+    ):
+        capsys.readouterr()
+        assert main(["publish", "--quiet", *arguments]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

@@ -101,9 +101,11 @@ def _parser() -> argparse.ArgumentParser:
         "publish",
         help="a finished run → README.md with the paper's figures, their data and verdicts",
         description="Write what a finished run says of the paper: README.md, for every product a "
-        "figure (PNG) and its data (CSV), and for each claim whether the run agrees.",
+        "figure (PNG) and its data (CSV), and for each claim whether the run agrees. What the page "
+        "is made of is kept in DEST/kept: models published there before stay on the page, and "
+        "without -o it is made again of them alone.",
     )
-    _add_directory(publish)
+    _add_directory(publish, required=False)
     _add_destination(publish)
     publish.set_defaults(verb=_publish)
 
@@ -203,9 +205,9 @@ def _add_stage_arguments(parser: argparse.ArgumentParser, *, preset: str = "demo
     )
 
 
-def _add_directory(parser: argparse.ArgumentParser) -> None:
+def _add_directory(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="DIR", help="the run's directory"
+        "-o", "--output", type=Path, required=required, metavar="DIR", help="the run's directory"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -256,10 +258,15 @@ def _publish(parsed: argparse.Namespace) -> None:
     from thermosphere.runs.studied_run import StudiedRun
 
     _set_threads(parsed)
-    run, models = open_finished(parsed.output)
     show = not parsed.quiet
+    if parsed.output is None:
+        if parsed.to is None:
+            raise ValueError("publish: needs a run, -o DIR, or what was published before, --to")
+        print(publish(parsed.to, progress=show))
+        return
+    run, models = open_finished(parsed.output)
     studied = StudiedRun.read(run.directory, run.config, models=models, progress=show)
-    print(publish(studied, parsed.to or run.directory / "study", progress=show))
+    print(publish(parsed.to or run.directory / "study", studied, progress=show))
 
 
 def _embedding(parsed: argparse.Namespace) -> None:

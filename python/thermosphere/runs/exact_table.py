@@ -28,6 +28,13 @@ SCATTERED = 2.0  # by chance in one check of fifty with three chains
 ALLOWED = 0.01  # bias, as a share of ⟨U⟩ - U_min
 CONFIDENCE = 1.96  # standard errors of a 95 % interval
 
+# Of the tensors of a check's file; the others are what it goes on from.
+READ = (
+    "temperature",
+    *(f"{way}.draws.{what}" for way in ("exact", "sampled") for what in ("losses", "kinetic")),
+    *("exact.accepted", "exact.acceptance", "exact.counted"),
+)
+
 COLUMNS = (
     "T",
     "T/T*",

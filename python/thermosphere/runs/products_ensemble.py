@@ -58,7 +58,7 @@ def ensemble(run: StudiedRun) -> Product | None:
 
 
 def _judged(study: ModelStudy, run: StudiedRun) -> list[list[Cell]]:
-    table, parameters = study.table, study.samples.sizes["parameter"]
+    table, parameters = study.table, study.parameters
     usable = [
         float(t)
         for t, good in zip(table["temperature"].values, table["equilibrated"].values, strict=True)

@@ -169,7 +169,7 @@ def _usable_table(run: StudiedRun) -> Table:
         rows.append(
             [
                 study.name,
-                f"{study.samples.sizes['parameter']:,}",
+                f"{study.parameters:,}",
                 f"{float(run.trained[study.name].norm2):.1f}",
                 str(table.sizes["temperature"]),
                 str(mixed),

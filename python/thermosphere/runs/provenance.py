@@ -96,27 +96,41 @@ def _append(path: Path, row: Sequence[str]) -> None:
         writer.writerow(row)
 
 
-def stage_times(directory: Path) -> list[StageTime]:
-    """The stages of a run in the order they were first done; empty for a run without a record.
+Row = dict[str, str]
+
+
+def rows_of(directory: Path, model: str) -> list[Row]:
+    """What was recorded of stages of one model and of stages of none; empty without a record.
 
     ValueError for a record that is not one.
     """
-    path = directory / FILE
-    if not path.is_file():
-        return []
-    parts: dict[tuple[str, str], list[dict[str, str]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for number, row in enumerate(csv.DictReader(file), start=2):
-            try:
-                key = row["stage"], row["models"]
-                kept = float(row["seconds"]) < KEPT and key in parts
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(
-                    f"{path}, line {number}: expected {', '.join(COLUMNS)}, "
-                    f"got {list(row.values())}"
-                ) from error
-            if not kept:
-                parts.setdefault(key, []).append(row)
+    return [row for row in _rows(directory / FILE) if not row["models"] or model in _named(row)]
+
+
+def save(rows: Sequence[Row], directory: Path) -> None:
+    """DIR/provenance.csv of these rows alone; none where there is no row."""
+    if not rows:
+        return
+    with (directory / FILE).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def stage_times(*directories: Path) -> list[StageTime]:
+    """The stages of a run in the order they were first done, or of parts of it, whose common rows
+    count once; empty for a run without a record.
+
+    ValueError for a record that is not one.
+    """
+    seen: dict[tuple[str, ...], Row] = {}
+    for directory in directories:
+        seen |= {tuple(row.values()): row for row in _rows(directory / FILE)}
+    parts: dict[tuple[str, str], list[Row]] = {}
+    for row in sorted(seen.values(), key=lambda row: row["started"]):
+        key = row["stage"], row["models"]
+        if float(row["seconds"]) >= KEPT or key not in parts:
+            parts.setdefault(key, []).append(row)
     return [
         StageTime(
             stage=stage,
@@ -128,3 +142,25 @@ def stage_times(directory: Path) -> list[StageTime]:
         )
         for (stage, models), rows in parts.items()
     ]
+
+
+def _rows(path: Path) -> list[Row]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for number, row in enumerate(rows, start=2):
+        try:
+            float(row["seconds"])
+            good = set(row) == set(COLUMNS) and None not in row.values()
+        except (KeyError, TypeError, ValueError):
+            good = False
+        if not good:
+            raise ValueError(
+                f"{path}, line {number}: expected {', '.join(COLUMNS)}, got {list(row.values())}"
+            )
+    return rows
+
+
+def _named(row: Row) -> list[str]:
+    return row["models"].split(" ")

@@ -4,6 +4,11 @@ and the verdict on every claim.
     DEST/README.md      the text, all of it generated
     DEST/*.png *.csv    figures and the numbers behind them
     DEST/config.toml    the settings, resolved: `thermosphere reproduce --config` repeats the run
+    DEST/kept/          what the page is made of (runs/kept.py)
+
+What is needed of a run is kept first, beside models of runs published there before; the page is of
+all that is kept.  So one study may be put together from runs on several machines, and its page can
+be made again without any of them.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from thermosphere import __version__
 from thermosphere.analysis.figures import save_png
 from thermosphere.analysis.thermodynamics import settled
 from thermosphere.runs import (
+    kept,
     products_ensemble,
     products_exact,
     products_ladder,
@@ -53,19 +59,27 @@ PRODUCTS: tuple[Callable[[StudiedRun], Product | None], ...] = (
 )
 
 
-def publish(run: StudiedRun, destination: Path, *, progress: bool = False) -> Path:
-    """Write the results of a run under ``destination`` and return the path of its README.md.
+def publish(destination: Path, run: StudiedRun | None = None, *, progress: bool = False) -> Path:
+    """Write the results under ``destination`` and return the path of its README.md: of the models
+    of the run, and of those that were published there before.
 
-    Raises ValueError where the directory holds something that `publish` did not write.
+    Raises ValueError where the directory holds something that `publish` did not write, where
+    nothing is kept there and no run is given, and where the run is not of the same sequences,
+    contacts, seed and analysis as what is kept.
     """
     page = destination / "README.md"
     commit = provenance.commit()  # before files of the tree, which these may be, are changed
+    _check_ours(destination)
+    folder = destination / kept.FOLDER
+    if run is not None:
+        kept.keep(run, folder)
+    whole = kept.read_kept(folder)
     _clear(destination)
     _write(page, MARK + "\n")  # what a kill leaves is known as ours
-    verdicts = findings(run.studies, run.config)
+    verdicts = findings(whole.studies, whole.config)
     chapters = []
     for make in tqdm(PRODUCTS, desc="figures", unit="product", disable=not progress):
-        product = make(run)
+        product = make(whole)
         if product is None:
             continue
         for picture in product.pictures:
@@ -74,27 +88,30 @@ def publish(run: StudiedRun, destination: Path, *, progress: bool = False) -> Pa
             _write(destination / f"{data.stem}.csv", data.text())
         own = [verdict for verdict in verdicts if verdict.product == product.key]
         chapters.append(_chapter(product, own))
-    _write(destination / "config.toml", run.config.to_toml())
-    head = _head(run, destination, commit)
-    _write(page, "\n\n".join([*head, *_verdicts(run, verdicts), *chapters]) + "\n")
+    _write(destination / "config.toml", whole.config.to_toml())
+    head = _head(whole, destination, commit)
+    _write(page, "\n\n".join([*head, *_verdicts(whole, verdicts), *chapters]) + "\n")
     return page
 
 
+def _check_ours(destination: Path) -> None:
+    """ValueError where the directory holds something that was not published there."""
+    if not destination.exists():
+        return
+    if not destination.is_dir():
+        raise ValueError(f"publish: --to must be a directory, got {destination}")
+    page = destination / "README.md"
+    ours = page.is_file() and page.read_text(encoding="utf-8").startswith(MARK)
+    others = [path for path in destination.iterdir() if path.name != kept.FOLDER]
+    if others and not ours:
+        raise ValueError(f"publish: --to must be new, empty or published before, got {destination}")
+
+
 def _clear(destination: Path) -> None:
-    """Make the directory, or empty it of what was published there before."""
-    if destination.exists():
-        if not destination.is_dir():
-            raise ValueError(f"publish: --to must be a directory, got {destination}")
-        page = destination / "README.md"
-        ours = page.is_file() and page.read_text(encoding="utf-8").startswith(MARK)
-        if any(destination.iterdir()) and not ours:
-            raise ValueError(
-                f"publish: --to must be new, empty or published before, got {destination}"
-            )
-        for pattern in OWN:
-            for path in destination.glob(pattern):
-                path.unlink()
-    destination.mkdir(parents=True, exist_ok=True)
+    """Empty the directory of what was published there before, but for what was kept."""
+    for pattern in OWN:
+        for path in destination.glob(pattern):
+            path.unlink()
 
 
 def _head(run: StudiedRun, destination: Path, commit: str) -> list[str]:
@@ -103,13 +120,14 @@ def _head(run: StudiedRun, destination: Path, commit: str) -> list[str]:
         source = f"{run.data.length} residues and {len(run.protein.contacts)} contacts"
     else:
         source = f"{run.data.length} sites, without a contact map"
-    sizes = f"{len(run.data.train):,} training, {len(run.data.validation):,} validation and "
-    sizes += f"{len(run.data.test):,} test sequences"
-    command = f"thermosphere publish -o {_shown(run.directory)} --to {_shown(destination)}"
-    stages = provenance.stage_times(run.directory)
+    stages = provenance.stage_times(*(run.directory / name for name in run.studies))
     waiting = [name for name in run.config.models if name not in run.studies]
     rows = [
-        ["command", f"`{command}`"],
+        [
+            "this page",
+            f"`thermosphere publish --to {_shown(destination)}`, of what is kept in "
+            f"[{kept.FOLDER}]({kept.FOLDER}); with `-o DIR` also of the models of that run",
+        ],
         [
             "settings",
             "[config.toml](config.toml); `thermosphere reproduce --config config.toml -o DIR`",
@@ -129,9 +147,9 @@ def _head(run: StudiedRun, destination: Path, commit: str) -> list[str]:
     return [
         f"{MARK}\n# Results of `{run.config.name}`",
         f"Weights of {models}, sampled at constant norm and fixed temperature, on masked sequences "
-        f"of {source}: {sizes}. This page holds the run against *Sampling at intermediate "
-        "temperatures is optimal for training large language models in protein structure "
-        "prediction* (arXiv 2603.29529).",
+        f"of {source}: {run.data.sentence()}. This page holds them against *Sampling at "
+        "intermediate temperatures is optimal for training large language models in protein "
+        "structure prediction* (arXiv 2603.29529).",
         _markdown_table(Table(["", ""], rows), escape=False),
     ]
 

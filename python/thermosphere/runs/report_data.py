@@ -146,7 +146,7 @@ def _model(
     present = [name for name in (*LADDER, *precision_rules(analysis)) if name in table]
     return {
         "name": study.name,
-        "parameters": int(study.samples.sizes["parameter"]),
+        "parameters": int(study.parameters),
         "norm2": number(study.samples.attrs.get("norm2", math.nan)),
         "blocks": study.blocks,
         "peak": number(table.attrs["peak_temperature"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,43 @@ from thermosphere.training import EarlyStopped, References
 
 
 @dataclass(frozen=True)
-class StudiedRun:
-    """One run's settings, data, training and studies, by model."""
+class SequenceSets:
+    """How many sequences the sets have, and which: a digest of residues and masks."""
 
-    directory: Path
+    length: int  # n
+    train: int
+    validation: int
+    test: int
+    digest: str
+
+    @classmethod
+    def of(cls, data: DataSet) -> SequenceSets:
+        """Of a data set."""
+        digest = hashlib.sha256()
+        for part in (data.train, data.validation, data.test):
+            digest.update(repr(part.tokens.shape).encode())
+            digest.update(part.tokens.tobytes())
+            digest.update(part.masked.tobytes())
+        sizes = len(data.train), len(data.validation), len(data.test)
+        return cls(data.length, *sizes, digest.hexdigest())
+
+    def sentence(self) -> str:
+        """The three sizes."""
+        return (
+            f"{self.train:,} training, {self.validation:,} validation and {self.test:,} test "
+            "sequences"
+        )
+
+
+@dataclass(frozen=True)
+class StudiedRun:
+    """Settings, data, training and studies, by model: of one run, or what was kept of several
+    (runs/kept.py)."""
+
+    directory: Path  # with a directory of its own for each model
     config: Config
     protein: ContactMap | None  # None where no contact map was given
-    data: DataSet
+    data: SequenceSets
     studies: Mapping[str, ModelStudy]
     stage1: Mapping[str, EarlyStopped]
     trained: Mapping[str, References]
@@ -67,7 +98,8 @@ class StudiedRun:
         }
         stage1 = {n: EarlyStopped.load(directory / n / "stage1.safetensors") for n in studies}
         trained = {n: References.load(directory / n / "references.safetensors") for n in studies}
-        return cls(directory, config, protein, data, studies, stage1, trained)
+        sets = SequenceSets.of(data)
+        return cls(directory, config, protein, sets, studies, stage1, trained)
 
     @property
     def contacts(self) -> npt.NDArray[np.uint8] | None:

@@ -45,10 +45,22 @@ class Ensemble:
 
 
 @dataclass(frozen=True)
+class FromWeights:
+    """What was computed from weight vectors, which may be gone."""
+
+    parameters: int  # N
+    blocks: int  # of attention
+    references: tuple[Reference, ...]
+    ensembles: tuple[Ensemble, ...]
+    columns: Mapping[str, Array]  # of the table over temperature: precisions, with errors
+
+
+@dataclass(frozen=True)
 class ModelStudy:
     """Everything the report says of one model."""
 
     name: str
+    parameters: int  # N
     samples: xr.Dataset
     table: (
         xr.Dataset
@@ -111,12 +123,64 @@ def study_model(
     Raises ValueError where the samples are missing, damaged or have no draw.
     """
     samples = open_samples(directory / "samples.zarr")
-    trained = References.load(directory / "references.safetensors")
-    model = named_model(name, length=data.length)
-    potential = MaskedLanguagePotential(model, data.train)
     if not np.isfinite(samples["train_loss"].values).any():
         raise ValueError(f"report: {directory / 'samples.zarr'} holds no draw yet")
+    trained = References.load(directory / "references.safetensors")
+    found = _from_weights(name, samples, trained, data, contacts, settings, analysis, progress)
+    return assembled(name, samples, cooled_samples(directory), found, analysis)
+
+
+def cooled_samples(directory: Path) -> xr.Dataset | None:
+    """DIR/cooling.zarr; None where it was not run, or has no draw yet."""
+    path = directory / "cooling.zarr"
+    if not path.exists():
+        return None
+    samples = open_samples(path)
+    return samples if np.isfinite(samples["train_loss"].values).any() else None
+
+
+def assembled(
+    name: str,
+    samples: xr.Dataset,
+    cooled: xr.Dataset | None,
+    found: FromWeights,
+    analysis: Analysis,
+    *,
+    typical: float | None = None,
+) -> ModelStudy:
+    """The study of observables (C, draws) over the moves and of what was found from weights.
+
+    typical: the temperature whose weights are shown; by default the one with the least validation
+    error of those that settled.
+    """
     table = thermodynamics(samples, burn_in=analysis.burn_in)
+    columns = {name: ("temperature", column) for name, column in found.columns.items()}
+    table = table.assign(columns)
+    return ModelStudy(
+        name=name,
+        parameters=found.parameters,
+        samples=samples,
+        table=table,
+        references=found.references,
+        typical=_typical_temperature(table) if typical is None else typical,
+        ensembles=found.ensembles,
+        blocks=found.blocks,
+        cooling=None if cooled is None else thermodynamics(cooled, burn_in=analysis.burn_in),
+    )
+
+
+def _from_weights(
+    name: str,
+    samples: xr.Dataset,
+    trained: References,
+    data: DataSet,
+    contacts: npt.NDArray[np.uint8] | None,
+    settings: ModelRun,
+    analysis: Analysis,
+    progress: bool,
+) -> FromWeights:
+    model = named_model(name, length=data.length)
+    potential = MaskedLanguagePotential(model, data.train)
     values = _trained_values(trained, potential, data, settings.sampling.test_sequences)
     score: PrecisionOf | None = None
     if contacts is not None and isinstance(model, Transformer):
@@ -125,7 +189,7 @@ def study_model(
 
     ensembles: list[Ensemble] = []
     ladder: list[dict[str, float]] = []
-    for temperature in table["temperature"].values.tolist():
+    for temperature in np.unique(samples["temperature"].values.astype(np.float64)).tolist():
         weights, chains = _draws(samples, temperature, analysis, analysis.similarity_samples)
         attention = None
         if score is not None:
@@ -142,29 +206,13 @@ def study_model(
             precision, attention = score(rows, runs)
             values[label] |= precision
         ensembles.append(_ensemble(label, math.nan, rows.numpy(), runs, model.layout, attention))
-    columns = {name: np.array([row[name] for row in ladder]) for name in (ladder or [{}])[0]}
-    table = table.assign({name: ("temperature", column) for name, column in columns.items()})
-    return ModelStudy(
-        name=name,
-        samples=samples,
-        table=table,
-        references=tuple(Reference(label, own) for label, own in values.items()),
-        typical=_typical_temperature(table),
-        ensembles=tuple(ensembles),
+    return FromWeights(
+        parameters=model.layout.size,
         blocks=score.model.blocks if score is not None else 0,
-        cooling=_cooling(directory / "cooling.zarr", analysis),
+        references=tuple(Reference(label, own) for label, own in values.items()),
+        ensembles=tuple(ensembles),
+        columns={key: np.array([row[key] for row in ladder]) for key in (ladder or [{}])[0]},
     )
-
-
-def _cooling(path: Path, analysis: Analysis) -> xr.Dataset | None:
-    """Table over temperature of the second set of chains; None where it was not run, or has no draw
-    yet."""
-    if not path.exists():
-        return None
-    samples = open_samples(path)
-    if not np.isfinite(samples["train_loss"].values).any():
-        return None
-    return thermodynamics(samples, burn_in=analysis.burn_in)
 
 
 def _ensemble(

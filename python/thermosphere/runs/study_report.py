@@ -31,7 +31,6 @@ from thermosphere.analysis.figures_sequences import frequencies_figure
 from thermosphere.analysis.figures_weights import norm_figure, similarity_figure
 from thermosphere.analysis.sequence_statistics import pair_correlations, site_frequencies
 from thermosphere.analysis.thermodynamics import settled
-from thermosphere.proteins.dataset import DataSet
 from thermosphere.proteins.structure import ContactMap
 from thermosphere.proteins.tempering_result import TemperingResult
 from thermosphere.runs.config import Config
@@ -53,7 +52,7 @@ from thermosphere.runs.report_tables import (
     training_warnings,
     write_table,
 )
-from thermosphere.runs.studied_run import StudiedRun
+from thermosphere.runs.studied_run import SequenceSets, StudiedRun
 from thermosphere.runs.study import ModelStudy
 from thermosphere.runs.study_attention import random_precisions
 from thermosphere.training import EarlyStopped, References
@@ -118,7 +117,7 @@ class _Pictures:
 
 
 def _summary(
-    studies: Sequence[ModelStudy], protein: ContactMap | None, data: DataSet, config: Config
+    studies: Sequence[ModelStudy], protein: ContactMap | None, data: SequenceSets, config: Config
 ) -> list[str]:
     models = ", ".join(study.name for study in studies)
     source = (
@@ -131,8 +130,7 @@ def _summary(
         f"Weights of {models} sampled at constant norm and fixed temperature with "
         "pseudo-Langevin dynamics, on masked "
         f"sequences of {source} "
-        f"({len(data.train):,} training, {len(data.validation):,} validation, "
-        f"{len(data.test):,} test sequences).",
+        f"({data.sentence()}).",
         "U is the mean cross-entropy of the training set in nats; T is in the same unit; ES "
         "are early-stopped, OT over-trained "
         "weights. Error bars are one standard error, from effective sample sizes, or of the starts "
@@ -310,7 +308,7 @@ def _model_section(
     return Section(
         name,
         text=[
-            f"N = {study.samples.sizes['parameter']:,} parameters on the sphere |w|² = Q = "
+            f"N = {study.parameters:,} parameters on the sphere |w|² = Q = "
             f"{float(trained.norm2):.1f}."
         ],
         tables=tables,
