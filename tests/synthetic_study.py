@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,19 @@ NORMS = ("norm1.gain", "norm1.bias", "norm2.gain", "norm2.bias")
 
 
 def ladder(
-    *, error: float = 0.002, counts: bool = True, caveat: str = "", note: str = "", **curves: Any
+    *,
+    error: float = 0.002,
+    counts: bool = True,
+    caveat: str = "",
+    note: str = "",
+    peak: Mapping[str, float] | None = None,
+    **curves: Any,
 ) -> xr.Dataset:
     """A table over temperature; curves: observable → its values at `RATIOS` (T/T*)."""
     shape = np.ones(RATIOS.size)
     values = {
         "train_loss": 3 * RATIOS / (1 + RATIOS),
-        "specific_heat": 1e4 / (1 + np.log(RATIOS) ** 2),
+        "loss_slope": 1e4 / (1 + np.log(RATIOS) ** 2),
         "validation_error": 0.5 + 0.05 * np.log(RATIOS / 1.3) ** 2,
         "test_error": 0.5 + 0.05 * np.log(RATIOS / 1.3) ** 2,
         "precision_at_l_tolerant": 0.4 - 0.02 * np.log(RATIOS / 3.5) ** 2,
@@ -36,7 +42,7 @@ def ladder(
     table = xr.Dataset(coords={"temperature": PEAK * RATIOS})
     for name, curve in values.items():
         table[name] = ("temperature", curve * shape)
-        scale = 10.0 if name == "specific_heat" else 1.0
+        scale = 10.0 if name == "loss_slope" else 1.0
         table[name + "_error"] = ("temperature", error * scale * shape)
     for name, value in (
         ("ess", 400.0), ("freedom", 399.0), ("r_hat", 1.0), ("chains", CHAINS), ("draws", DRAWS)
@@ -46,7 +52,13 @@ def ladder(
     table["stationary"] = ("temperature", np.zeros(RATIOS.size, np.bool_))
     table["reason"] = ("temperature", np.full(RATIOS.size, "" if counts else "still falling"))
     table["note"] = ("temperature", np.full(RATIOS.size, note))
-    table.attrs = {"peak_temperature": PEAK, "peak_caveat": caveat}
+    table.attrs = {
+        "peak_temperature": PEAK,
+        "peak_low": PEAK,
+        "peak_high": PEAK,
+        "peak_caveat": caveat,
+        **(peak or {}),
+    }
     return table
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
-from synthetic_study import RATIOS, ladder, study
+from synthetic_study import PEAK, RATIOS, ladder, study
 
 from thermosphere.runs import claims_attention, claims_ladder, claims_weights
 from thermosphere.runs.claims import Finding, usable
@@ -21,9 +22,10 @@ from thermosphere.runs.products_ladder import cooling_words
 X = RATIOS
 JUMP = np.where(X < 1, 0.2, 2.5) + 0.01 * np.log(X)
 RISING = 0.5 + 0.02 * np.log(X)
+FAR_ABOVE = 0.5 + 0.05 * np.log(X / 5) ** 2
 FAR_BELOW = 0.5 + 0.05 * np.log(X / 0.3) ** 2
-FLAT_C = {"specific_heat": 1e4 / (1 + 0.1 * np.log(X) ** 2)}
-SHARP_C = {"specific_heat": 1e4 / (1 + 50 * np.log(X) ** 2)}
+FLAT_C = {"loss_slope": 1e4 / (1 + 0.1 * np.log(X) ** 2)}
+SHARP_C = {"loss_slope": 1e4 / (1 + 50 * np.log(X) ** 2)}
 FALLING_P = 0.4 - 0.05 * np.log(X / 0.1) ** 2
 ROUGH = {"error": 0.5}
 
@@ -47,6 +49,13 @@ BY_ONE: list[tuple[Any, str, dict[str, Any], dict[str, Any], dict[str, Any]]] = 
     (L.test_error_is_not_monotonic, "tf1", {}, table(test_error=RISING), table(**ROUGH)),
     (L.minimum_just_above_the_peak, "tf1", {}, table(test_error=FAR_BELOW), table(**ROUGH)),
     (L.minimum_just_above_the_peak, "ff", {}, table(test_error=FAR_BELOW), table(caveat="edge")),
+    (
+        L.minimum_just_above_the_peak,
+        "tf1-small",
+        table(peak={"peak_low": 0.85 * PEAK}),
+        table(test_error=FAR_ABOVE, peak={"peak_low": math.nan}),
+        table(peak={"peak_low": math.nan}),
+    ),
     (L.gain_over_early_stopping, "tf1", {}, {"early": (0.45, 0.451, 0.452)}, {"early": (0.5, 0.6)}),
     (L.gain_over_early_stopping, "ff", {}, {"early": (0.7, 0.701, 0.702)}, {"early": (0.52,)}),
     (

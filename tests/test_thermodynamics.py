@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from thermosphere.analysis.specific_heat import Rise, StartMeans, peak_of, slope
 from thermosphere.analysis.thermodynamics import (
     EquilibrationRule,
     kept_draws,
-    peak_temperature,
     settled,
-    slope,
     thermodynamics,
 )
 
@@ -258,18 +257,103 @@ def test_automatic_burn_in_keeps_more_of_a_stationary_run() -> None:
     assert thermodynamics(samples, burn_in="auto")["draws"].values.mean() > 250
 
 
-def test_peak_temperature_ignores_what_is_not_equilibrated() -> None:
-    temperature = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
-    heat = np.array([9.0, 1.0, 3.0, 2.0, np.nan])
-    equilibrated = np.array([False, True, True, True, True])
-    assert peak_temperature(temperature, heat, equilibrated) == (3.0, "")
-    peak, caveat = peak_temperature(temperature, heat, np.zeros(5, bool))
-    assert peak == 1.0
-    assert "no temperature is equilibrated" in caveat
-    assert "lower end" in caveat
-    peak, caveat = peak_temperature(temperature, -heat, equilibrated)
-    assert peak == 2.0
-    assert "lower end" in caveat
+def rise_of(temperature: list[float], mean: list[float], error: float) -> Rise:
+    count = len(temperature)
+    return Rise(np.array(temperature), np.array(mean), np.full(count, error), np.full(count, 399.0))
+
+
+STEP = [1.0, 2.0, 3.0, 6.0, 7.0, 8.0]  # in U, along even temperatures: steepest from 3 to 6
+
+
+def test_the_peak_is_where_the_loss_rises_most() -> None:
+    rungs = np.exp(0.1 * np.arange(6)).tolist()
+    found = peak_of(rise_of(rungs, STEP, 1e-3))
+    assert found.temperature == rungs[2]  # beside the step, where T is smaller: d/dT = (d/d ln T)/T
+    assert (found.low, found.high) == (rungs[2], rungs[2])
+    assert found.caveat == ""
+    rough = peak_of(rise_of(rungs, STEP, 1.0))  # as far as these errors tell, anywhere
+    assert rough.temperature == rungs[2]
+    assert math.isnan(rough.low)
+    assert math.isnan(rough.high)
+    rising = peak_of(rise_of(rungs, np.exp(np.arange(6.0)).tolist(), 1e-3))
+    assert "upper end" in rising.caveat
+    assert math.isnan(rising.high)
+    assert "lower end" in peak_of(rise_of(rungs, (-np.exp(-np.arange(6.0))).tolist(), 1e-3)).caveat
+    single = peak_of(rise_of([1.0], [1.0], 0.1))
+    assert single.temperature == 1.0
+    assert single.caveat == "only 1 temperature(s) to choose from"
+
+
+def test_a_difference_of_slopes_counts_the_loss_both_hang_on_once() -> None:
+    """Neighbouring slopes share a ⟨U⟩: the error of their difference, by drawing."""
+    rungs, mean = np.array([1.0, 1.1, 1.3, 1.6, 2.0]), np.array([0.0, 1.0, 1.8, 2.0, 2.1])
+    rise = rise_of(rungs.tolist(), mean.tolist(), 0.1)
+    drawn = mean + 0.1 * np.random.default_rng(1).normal(size=(20_000, 5))
+    slopes = np.array([slope(rungs, one, np.zeros(5))[0] for one in drawn])
+    for first, second in ((1, 2), (0, 4), (2, 3)):
+        found = rise.difference(first, second)
+        each = slopes[:, first] - slopes[:, second]
+        assert found.error == pytest.approx(each.std(), rel=0.03)
+        assert found.mean == pytest.approx(each.mean(), abs=4 * each.std() / 20_000**0.5)
+    assert rise.at(1).error == pytest.approx(slopes[:, 1].std(), rel=0.03)
+
+
+def test_what_sets_starts_apart_drops_out_of_the_slope() -> None:
+    rungs = np.geomspace(1.0, 2.0, 6)
+    curve = np.tanh(4 * (rungs - 1.4))
+    apart = np.array([-5.0, 0.0, 7.0])
+
+    def at(index: int) -> StartMeans:
+        own = curve[index] + apart
+        return StartMeans((0, 1, 2), own, own, own)
+
+    means = [at(index) for index in range(6)]
+    errors, freedom = np.full(6, 3.5), np.full(6, 2.0)
+    together = Rise(rungs, curve + apart.mean(), errors, freedom, means)
+    alone, _ = slope(rungs, curve, np.zeros(6))
+    assert [together.at(k).mean for k in range(6)] == pytest.approx(alone)
+    assert max(together.at(k).error for k in range(6)) < 1e-12
+    assert together.at(0).freedom == 2.0
+    found = peak_of(together)
+    assert found.temperature == found.low == found.high == rungs[int(np.argmax(alone))]
+    # What starts still move in common is part of the error, although they all move alike.
+    moving = [StartMeans(one.starts, one.whole, one.early, one.late + 0.3 * k) for k, one in
+              enumerate(means)]  # fmt: skip
+    moved = Rise(rungs, curve + apart.mean(), errors, freedom, moving)
+    expected, _ = slope(rungs, 0.3 * np.arange(6.0), np.zeros(6))
+    assert [moved.at(k).error for k in range(6)] == pytest.approx(np.abs(expected))
+
+
+def test_the_peak_ignores_what_has_not_settled() -> None:
+    rungs = np.geomspace(1e-4, 8e-4, 7)
+    samples = gaussian_ladder(rungs.tolist())
+    slow = samples["train_loss"].values[:2].std()
+    samples["train_loss"][:2] -= 40 * slow * np.linspace(0.0, 1.0, 400)  # the coldest falls: steep
+    table = thermodynamics(samples)
+    assert not table["equilibrated"].values[0]
+    assert table.attrs["peak_temperature"] > rungs[0]
+    assert math.isnan(table["loss_slope"].values[0])
+    for index in range(len(samples["chain"])):
+        samples["train_loss"][index] -= 40 * slow * np.linspace(0.0, 1.0, 400)
+    table = thermodynamics(samples)
+    assert not settled(table).any()
+    assert "no temperature is equilibrated" in table.attrs["peak_caveat"]
+
+
+def test_slopes_of_chains_apart_are_those_of_their_starts() -> None:
+    rungs = np.geomspace(1e-4, 2e-4, 6).tolist()
+    samples = gaussian_ladder(rungs, chains=3)
+    spread = samples["train_loss"][0].values.std()
+    samples["train_loss"] += 5 * spread * np.tile([-1.0, 0.0, 2.0], 6)[:, None]
+    table = thermodynamics(samples)
+    assert table["stationary"].values.all()
+    bias = 500.0 * 0.14 * np.array([0.5, 0.05, 0.05, 0.05, 0.05, 0.5])
+    difference = np.abs(table["loss_slope"].values - 500.0)
+    assert np.all(difference < 6 * table["loss_slope_error"].values + bias)
+    _, naive = slope(np.array(rungs), table["train_loss"].values, table["train_loss_error"].values)
+    assert np.all(table["loss_slope_error"].values < 0.3 * naive)
+    unknown = thermodynamics(samples.drop_vars("start"))
+    assert unknown["loss_slope_error"].values == pytest.approx(naive)
 
 
 def test_kept_draws_index_the_samples() -> None:

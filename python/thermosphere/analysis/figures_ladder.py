@@ -9,7 +9,7 @@ temperature, stand in a panel of their own on the left: every run a dot, mean ±
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,8 @@ from thermosphere.analysis.figures import (
     new_figure,
     styled,
 )
-from thermosphere.analysis.thermodynamics import settled, slope
+from thermosphere.analysis.specific_heat import slope
+from thermosphere.analysis.thermodynamics import settled
 
 LABELS = {
     "train_loss": "mean loss ⟨U⟩ (nats per masked site)",
@@ -149,15 +150,15 @@ def precision_figure(
 def specific_heat_figure(tables: Mapping[str, xr.Dataset], *, relative: bool = False) -> Figure:
     """C(T) from fluctuations (points), and d⟨U⟩/dT along the ladder (dashed), equal in equilibrium.
 
-    The axis is scaled to the settled points of all models, or, where there are none, to the
-    slopes, which a drift changes less; a hollow triangle at the rim is a point beyond it, as
-    drifting chains produce.
+    The axis is scaled to the settled points and slopes of all models, or, where there are none, to
+    the slopes of all points, which a drift changes less; a hollow triangle at the rim is a point
+    beyond it, as drifting chains produce.
     """
     _check("specific_heat_figure", tables, "specific_heat")
     figure = new_figure(4.1)
     axes = figure.add_subplot()
     series = _model_series(tables, "specific_heat", None, relative)
-    top = 1.15 * _reach(series)
+    top = 1.15 * max(_reach(series), _steepest_settled(tables[one.label] for one in series))
     known = any(np.isfinite(one.mean).any() for one in series)
     if known and not any(one.settled.any() for one in series):
         steepest = max((_steepest(tables[one.label]) for one in series), default=0.0)
@@ -176,6 +177,12 @@ def specific_heat_figure(tables: Mapping[str, xr.Dataset], *, relative: bool = F
     _legend(axes, series, "d⟨U⟩/dT of neighbours")
     _temperature_axis(axes, tables, relative)
     return figure
+
+
+def _steepest_settled(tables: Iterable[xr.Dataset]) -> float:
+    """Largest d⟨U⟩/dT of settled temperatures; 0 where none is known."""
+    slopes = np.concatenate([[0.0], *(table["loss_slope"].values for table in tables)])
+    return float(np.nanmax(slopes))
 
 
 def _steepest(table: xr.Dataset) -> float:

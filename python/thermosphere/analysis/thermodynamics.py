@@ -7,7 +7,7 @@ equilibrated is still averaged, but says so, with the reason in plain words.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from thermosphere.analysis import convergence
+from thermosphere.analysis.specific_heat import Rise, StartMeans, peak_of, slope
 
 OBSERVABLES = (
     "train_loss",
@@ -117,16 +118,18 @@ def thermodynamics(
     - `ess`, `r_hat`, `drift`: bulk ESS, split R̂ and drift z of U; `distance_drift`: drift z of
       |w−w₀|²; `chains`, `draws`: how many chains and draws a chain were used;
     - `specific_heat`, `specific_heat_error`: C = (⟨U²⟩ − ⟨U⟩²)/T²;
-    - `loss_slope`, `loss_slope_error`: d⟨U⟩/dT by `slope` through the settled temperatures (NaN at
-      the others), which equals C up to the coarseness of the ladder;
+    - `loss_slope`, `loss_slope_error`: d⟨U⟩/dT through the settled temperatures (NaN at the
+      others), which equals C up to the coarseness of the ladder; start by start where chains stay
+      apart (`specific_heat.Rise`);
     - `equilibrated` (bool) by `rule`, `reason` (str, empty when equilibrated), `note` (str: what
       else to know, such as weights that still wander while ⟨U⟩ stands);
     - `stationary` (bool): not equilibrated, but only because chains stay apart (see `_stands`).
       Averages are then means of the chains' own, errors those of the chains as independent draws
       and what they still moved, C the mean of the variances within chains; `freedom` is of all
       errors: ESS − 1, or chains − 1 where stationary.
-    Attributes: `peak_temperature` T* = arg max C over settled temperatures (over all of them when
-    none is), NaN when no C is known; `peak_caveat` (str, empty when there is nothing to say).
+    Attributes: `peak_temperature` T* = arg max d⟨U⟩/dT over settled temperatures (over all of them
+    when none is), NaN when no ⟨U⟩ is known; `peak_low`, `peak_high`: where it lies as far as the
+    errors tell, NaN for an open end; `peak_caveat` (str, empty when there is nothing to say).
     ValueError when train_loss or temperature is missing or a temperature is not positive.
     """
     rule = rule or EquilibrationRule()
@@ -144,66 +147,89 @@ def thermodynamics(
         name: ("temperature", np.array([row[name] for row in rows])) for name in rows[0]
     }
     table = xr.Dataset(variables, coords={"temperature": temperatures})
-    standing = np.where(settled(table), table["train_loss"].values, np.nan)
-    loss_slope, loss_slope_error = slope(temperatures, standing, table["train_loss_error"].values)
-    table["loss_slope"] = ("temperature", loss_slope)
-    table["loss_slope_error"] = ("temperature", loss_slope_error)
-    peak, caveat = peak_temperature(temperatures, table["specific_heat"].values, settled(table))
-    table.attrs = {"peak_temperature": peak, "peak_caveat": caveat, "burn_in": burn_in}
+    of_starts = [_start_means(samples, one) for one in kept]
+    settled_rows = np.flatnonzero(settled(table))
+    rise_of = _rise(table, settled_rows, of_starts)
+    table["loss_slope"], table["loss_slope_error"] = _along(table, settled_rows, rise_of)
+    table.attrs = {**_peak(table, rise_of, of_starts), "burn_in": burn_in}
     return table
 
 
-def slope(
-    temperature: npt.NDArray[np.float64],
-    mean: npt.NDArray[np.float64],
-    error: npt.NDArray[np.float64],
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """d mean/dT at each temperature (K,), and its standard error, from independent means (K,).
+def _rise(
+    table: xr.Dataset, rows: npt.NDArray[np.int64], of_starts: Sequence[StartMeans | None]
+) -> Rise | None:
+    """d⟨U⟩/dT through these temperatures; start by start where chains stay apart at one of them and
+    all have the same starts. None through none."""
+    if not rows.size:
+        return None
+    means = [one for one in (of_starts[row] for row in rows) if one is not None]
+    alike = len(means) == rows.size and len({one.starts for one in means}) == 1
+    apart = not table["equilibrated"].values[rows].all()
+    own = table.isel(temperature=rows)
+    return Rise(
+        own["temperature"].values,
+        own["train_loss"].values,
+        own["train_loss_error"].values,
+        own["freedom"].values,
+        means if apart and alike and len(means[0].starts) > 1 else None,
+    )
 
-    Second-order differences through the neighbours on the scale of ln T, on which ladders are about
-    even, then divided by T; one-sided at the ends.  Means that are not finite are skipped; NaN
-    where fewer than two are left.
+
+def _start_means(samples: xr.Dataset, kept: KeptDraws) -> StartMeans | None:
+    """⟨U⟩ start by start; None where the samples do not tell."""
+    loss = _finite(samples, "train_loss", kept)
+    half = loss.shape[1] // 2
+    if "start" not in samples.coords or not half:
+        return None
+    own = samples["start"].values[kept.chains]
+    starts = np.unique(own)
+
+    def means(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.array([values[own == start].mean() for start in starts])
+
+    early, late = means(loss[:, :half]), means(loss[:, -half:])
+    return StartMeans(tuple(starts.tolist()), means(loss), early, late)
+
+
+def _along(
+    table: xr.Dataset, rows: npt.NDArray[np.int64], rise: Rise | None
+) -> list[tuple[str, npt.NDArray[np.float64]]]:
+    """The slope and its error over all temperatures, NaN where it is not known."""
+    columns = np.full((2, table.sizes["temperature"]), np.nan)
+    if rise is not None:
+        for index, row in enumerate(rows):
+            columns[:, row] = rise.at(index)[:2]
+    return [("temperature", column) for column in columns]
+
+
+def _peak(
+    table: xr.Dataset, rise: Rise | None, of_starts: Sequence[StartMeans | None]
+) -> dict[str, float | str]:
+    """Attributes of T*.
+
+    A ⟨U⟩ on its way rises along the ladder as its chains have come, so temperatures that have not
+    settled count only when there are no others.
     """
-    derivative = np.full(temperature.shape, np.nan)
-    derivative_error = np.full(temperature.shape, np.nan)
-    known = np.flatnonzero(np.isfinite(mean))
-    if known.size < 2:
-        return derivative, derivative_error
-    log_temperature = np.log(temperature[known])
-    # np.gradient is linear in the means: column j is its response to a unit at j.
-    response = np.asarray(np.gradient(np.eye(known.size), log_temperature, axis=0))
-    derivative[known] = response @ mean[known] / temperature[known]
-    spread = np.sqrt(np.square(response) @ error[known] ** 2)
-    derivative_error[known] = spread / temperature[known]
-    return derivative, derivative_error
-
-
-def peak_temperature(
-    temperature: npt.NDArray[np.float64],
-    specific_heat: npt.NDArray[np.float64],
-    equilibrated: npt.NDArray[np.bool_],
-) -> tuple[float, str]:
-    """T* = arg max C (K,) among equilibrated temperatures, and what is doubtful about it.
-
-    A drifting ⟨U⟩ inflates its variance and would put the peak wherever sampling failed, so
-    temperatures that are not equilibrated count only when there are no others.
-    """
-    known = np.isfinite(specific_heat)
-    if not known.any():
-        return math.nan, "no specific heat is known"
-    trusted = known & equilibrated
-    caveats = []
-    if not trusted.any():
-        trusted = known
-        caveats.append("no temperature is equilibrated")
-    candidates = np.flatnonzero(trusted)
-    peak = int(candidates[np.argmax(specific_heat[candidates])])
-    if candidates.size < 3:
-        caveats.append(f"only {candidates.size} temperature(s) to choose from")
-    elif peak in (candidates[0], candidates[-1]):
-        end = "lower" if peak == candidates[0] else "upper"
-        caveats.append(f"the maximum is at the {end} end of the usable ladder, maybe beyond it")
-    return float(temperature[peak]), "; ".join(caveats)
+    doubt = []
+    if rise is None:
+        doubt.append("no temperature is equilibrated")
+        known = np.flatnonzero(np.isfinite(table["train_loss"].values))
+        rise = _rise(table, known, of_starts)
+    if rise is None:
+        return {
+            "peak_temperature": math.nan,
+            "peak_low": math.nan,
+            "peak_high": math.nan,
+            "peak_caveat": "no ⟨U⟩ is known",
+        }
+    found = peak_of(rise)
+    doubt += [found.caveat] if found.caveat else []
+    return {
+        "peak_temperature": found.temperature,
+        "peak_low": found.low,
+        "peak_high": found.high,
+        "peak_caveat": "; ".join(doubt),
+    }
 
 
 def _one_temperature(

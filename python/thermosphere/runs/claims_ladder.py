@@ -123,14 +123,14 @@ def peak_of_the_specific_heat(studies: Studies, config: Config) -> list[Finding]
 
 
 def peak_contrast(study: ModelStudy) -> Measured | str:
-    """ln of C(T*) over the mean C of the nearest temperatures at least a factor of 2 away on both
-    sides; or why it is not known."""
+    """ln of C = d⟨U⟩/dT at T* over its mean at the nearest temperatures at least a factor of 2 away
+    on both sides; or why it is not known."""
     unit = peak(study)
     if not math.isfinite(unit):
         return "T* is in doubt"
     rows = usable(study)
     temperature = rows["temperature"].values
-    heat = measured(study, rows, "specific_heat")
+    heat = measured(study, rows, "loss_slope")
     at = np.flatnonzero(temperature == unit)
     cold = np.flatnonzero(temperature <= unit / 2)
     hot = np.flatnonzero(temperature >= 2 * unit)
@@ -183,14 +183,21 @@ def minimum_just_above_the_peak(studies: Studies, config: Config) -> list[Findin
         rows = usable(study)
         errors = measured(study, rows, "test_error")
         best = _least(errors)
-        ratio = rows["temperature"].values / unit
-        within = ratio[compatible(errors, best)]
-        numbers = f"least {span(study, within * unit)}, as far as the errors tell"
+        within = rows["temperature"].values[compatible(errors, best)]
+        low, high = (study.table.attrs[end] for end in ("peak_low", "peak_high"))
+        ends = [
+            in_units_of_peak(study, end) if math.isfinite(end) else "the end of the ladder"
+            for end in (low, high)
+        ]
+        numbers = (
+            f"least {span(study, within)}, T* between {ends[0]} and {ends[1]}, as far as the "
+            "errors tell"
+        )
         verdict: Verdict = "undecided"
-        because = "the minimum is too flat for the errors"
-        if within.min() >= 1.0 and within.max() <= JUST_ABOVE:
+        because = "the minimum is too flat, or T* too uncertain, for the errors"
+        if within.min() >= high and within.max() <= JUST_ABOVE * low:
             verdict, because = "agrees", ""
-        elif within.max() < 1.0 or within.min() > JUST_ABOVE:
+        elif within.max() < low or within.min() > JUST_ABOVE * high:
             verdict, because = "disagrees", check_and_cause(config, study)
         findings.append(Finding(FIGURE, study.name, claim, verdict, numbers, because))
     return findings

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from thermosphere.analysis.thermodynamics import slope
+from thermosphere.analysis.specific_heat import slope
 from thermosphere.archive import read_archive, write_archive
 from thermosphere.models.potential import Potential
 from thermosphere.sampling.langevin import Langevin

@@ -156,8 +156,9 @@ def _ladder_section(
         pictures(
             "specific_heat",
             specific_heat_figure(tables),
-            "Specific heat (Fig. 3b); its maximum is T*. A triangle at the rim is a temperature "
-            "beyond it that did not equilibrate.",
+            "Specific heat (Fig. 3b), from fluctuations; dashed: d⟨U⟩/dT along the ladder, whose "
+            "maximum is T*. A triangle at the rim is a temperature beyond it that did not "
+            "equilibrate.",
         ),
         pictures(
             "validation_error",

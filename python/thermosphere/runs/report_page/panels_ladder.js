@@ -126,6 +126,7 @@ function drawLadder(name, key, { random = null, zero = false } = {}) {
       points,
     });
     if (key === 'specific_heat') {
+      settled.push(...model.slope.mean.filter((value) => value !== null));
       series.push({
         kind: 'line',
         cls: modelClass(index),
@@ -183,7 +184,7 @@ function drawLadderLegend() {
     })),
     { symbol: 0, half: true, text: 'starts stay apart' },
     { symbol: 0, hollow: true, text: 'not equilibrated' },
-    { guide: true, text: 'T*, the maximum of C' },
+    { guide: true, text: 'T*, where d⟨U⟩/dT is largest' },
     ...study.models
       .filter((model) => state.axis !== 'T' && state.compare && !model.peak_trusted)
       .map((model) => ({ bare: true, text: `${model.name}: T* doubtful, not on this scale` })),
