@@ -93,6 +93,9 @@ def study(
     size: int = 64,
     alike: Sequence[float] = (0.97, 0.98, 0.99),
     starts: int = CHAINS,
+    motion: float = 0.0,  # of similarities and correlations, from half to half
+    halves: Sequence[float] | None = None,  # away from zero, in either half
+    own_starts: bool = False,  # every chain its own start, told in the samples
 ) -> ModelStudy:
     """A study that agrees with every claim about its model unless told otherwise."""
     table = ladder() if table is None else table
@@ -111,7 +114,11 @@ def study(
             1,
             0,
             dict.fromkeys(range(starts), 0),
-            SelfAveraging(np.zeros((1, 0)), np.asarray(alike)),
+            SelfAveraging(np.zeros((1, 0)), np.asarray(alike), motion),
+        ),
+        motion=dict.fromkeys(vectors, motion),
+        halves=tuple(
+            {vector: dimension(size, count) for vector in vectors} for count in halves or ()
         ),
     )
     noise = np.random.default_rng(5).normal(size=(temperature.size * CHAINS, DRAWS))
@@ -122,5 +129,8 @@ def study(
         },
         coords={"temperature": ("chain", np.repeat(temperature, CHAINS))},
     )
+    if own_starts:
+        own = np.tile(np.arange(CHAINS), temperature.size)
+        samples = samples.assign_coords(start=("chain", own))
     references = (trained("ES", early, found), trained("OT", early, found))
     return ModelStudy(name, 44245, samples, table, references, typical, (sampled,), 1, cooling)

@@ -247,6 +247,30 @@ def test_weights_that_still_wander_decide_nothing_about_weights() -> None:
     assert one(claims_ladder.shape_of_the_loss, wandering).verdict == "agrees"
 
 
+WEIGHT_CLAIMS = (
+    claims_weights.norms_are_conserved,
+    claims_weights.gains_fall_into_groups,
+    claims_weights.effective_dimension_is_as_published,
+    claims_attention.attention_is_self_averaging,
+)
+
+
+def test_what_wandering_weights_of_different_starts_share_may_have_come_to_a_level() -> None:
+    wandering = table(note="the weights still move")
+    known = {"own_starts": True, "halves": (26, 26)}
+    for claim in WEIGHT_CLAIMS:
+        assert one(claim, study(**wandering, **known)).verdict == "agrees"
+        # Chains that may share a start, or that were not looked at by halves, are not independent.
+        assert one(claim, study(**wandering, halves=(26, 26))).verdict == "undecided"
+        assert one(claim, study(**wandering, own_starts=True)).verdict == "undecided"
+        moving = study(**wandering, own_starts=True, halves=(14, 64), motion=0.1)
+        assert one(claim, moving).verdict == "undecided"
+    found = one(WEIGHT_CLAIMS[2], study(**wandering, own_starts=True, halves=(14, 24)))
+    assert found.because == "the number still moves, from 14.0 to 24.0"
+    unsettled = study(**table(counts=False, note="the weights still move"), **known)
+    assert "still falling" in one(WEIGHT_CLAIMS[0], unsettled).because
+
+
 def test_a_missing_model_is_named() -> None:
     found = one(claims_ladder.small_models_keep_up, study("tf4"))
     assert (found.verdict, found.because) == ("undecided", "this run has no tf4-small")

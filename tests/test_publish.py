@@ -427,6 +427,10 @@ def test_what_is_kept_is_what_the_run_says(finished: Path, published: Path) -> N
         for own, other in zip(study.ensembles, again.ensembles, strict=True):
             assert (own.label, own.draws) == (other.label, other.draws)
             np.testing.assert_equal(asdict_of(own.dimensions), asdict_of(other.dimensions))
+            assert other.motion == own.motion
+            assert len(other.halves) == len(own.halves)
+            for half, again_half in zip(own.halves, other.halves, strict=True):
+                np.testing.assert_equal(asdict_of(half), asdict_of(again_half))
             if own.attention is not None:
                 assert other.attention is not None
                 assert other.attention.best == own.attention.best

@@ -53,6 +53,18 @@ def test_blocks_that_exchange_roles_are_compared_in_their_roles() -> None:
     assert found.other_start.shape == (4,)
 
 
+def test_halves_that_differ_are_a_motion() -> None:
+    """Alike in the first half of both chains, unlike in the second."""
+    generator = np.random.default_rng(4)
+    shared, first, second = (symmetric(generator) for _ in range(3))
+    maps = np.stack([shared, first, shared, second])[:, None]
+    starts, late = np.array([0, 0, 1, 1]), np.array([False, True, False, True])
+    found = self_averaging(maps, starts, {0: 0, 1: 0}, late)
+    apart = float(map_correlation(np.stack([first, second]))[0])
+    assert found.motion == pytest.approx(apart - 1.0)
+    assert np.isnan(self_averaging(maps, starts, {0: 0, 1: 0}).motion)
+
+
 def test_a_single_start_has_no_independent_pair() -> None:
     maps = np.stack([symmetric(np.random.default_rng(k))[None] for k in range(3)])
     found = self_averaging(maps, np.zeros(3, np.int64), {0: 0})

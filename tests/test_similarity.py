@@ -9,7 +9,9 @@ import pytest
 
 from thermosphere.analysis.similarity import (
     between_chains,
+    change,
     layer_similarity,
+    pair_halves,
     similarity_histogram,
     similarity_summary,
 )
@@ -62,6 +64,15 @@ def test_zero_layer_is_nan_and_does_not_spoil_the_rest() -> None:
     assert similarity_summary(similarity)["first"] == pytest.approx((1.0, 0.0))
     density, _ = similarity_histogram(similarity["first"], bins=4)
     assert density.tolist() == [0.0, 0.0, 0.0, 2.0]
+
+
+def test_what_a_mean_over_pairs_still_moves() -> None:
+    late = [False, True, False, True]  # pairs (0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)
+    halves = pair_halves(late)
+    assert halves.tolist() == [0, -1, 0, 0, 1, 0]
+    assert change([9, 0.25, 9, 9, 0.75, 9], halves) == 0.5
+    assert math.isnan(change([9, 0.25, 9, 9, np.nan, 9], halves))  # no late pair is known
+    assert change([0.0] * 6, halves) == 0.0
 
 
 def test_between_chains_matches_the_order_of_pairs() -> None:

@@ -18,11 +18,13 @@ from study_problem import (
     contact_map,
     data_set,
     make_run,
+    samples,
     stage1,
     studied,
     trained,
 )
 
+from thermosphere.analysis.embedding import effective_dimensions
 from thermosphere.runs import study, study_report
 from thermosphere.runs.config import Config
 from thermosphere.runs.report import Section
@@ -99,6 +101,28 @@ def test_one_run_has_no_pairs(directory: Path) -> None:
         one = replace(one, **{name: getattr(one, name)[:1]})
     one.save(directory / "tiny" / "references.safetensors")
     assert list(studied(directory).similarity) == ["within chains", "between chains"]
+
+
+def test_halves_are_those_of_the_draws_of_every_chain(directory: Path) -> None:
+    one = studied(directory).shown["samples"]
+    # Draws 8 to 15 are kept; of two chains four each: 8 and 10 are early, 13 and 15 are late.
+    first = 2 * TEMPERATURES.index(one.temperature)
+    weights = samples()["weights"].values[first : first + 2]
+    for layer, changed in one.motion.items():
+        own = weights[:, :, MODEL.layout.slice(layer)].astype(np.float64)
+        unit = own / np.linalg.norm(own, axis=2, keepdims=True)
+
+        def mean(draws: list[int], unit: np.ndarray = unit) -> float:
+            return float((unit[0, draws] @ unit[1, draws].T).mean())
+
+        assert changed == pytest.approx(mean([13, 15]) - mean([8, 10]), abs=1e-12)
+    early, late = one.halves
+    assert early == effective_dimensions(weights[:, [8, 10]].reshape(4, -1), MODEL.layout)
+    assert late == effective_dimensions(weights[:, [13, 15]].reshape(4, -1), MODEL.layout)
+    assert one.attention is not None
+    assert one.attention.alike.motion == 0.0  # every map is the contact map, always
+    for trained_one in studied(directory).ensembles[-2:]:
+        assert (dict(trained_one.motion), trained_one.halves) == ({}, ())
 
 
 def test_values_of_trained_weights_are_on_the_test_sequences_of_the_samples(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from thermosphere.analysis.similarity import change, pair_halves
 
 Array = npt.NDArray[np.float64]
 
@@ -18,22 +21,30 @@ class SelfAveraging:
     same_start: (L, P) every block with itself, pairs of draws that began at the same weights.
     other_start: (P',) best block of one with best block of the other, pairs of different starts:
     blocks may exchange roles between starts.  Empty where there is no such pair.
+    motion: mean of other_start over late draws less that over early ones (`similarity.change`).
     """
 
     same_start: Array
     other_start: Array
+    motion: float = math.nan
 
 
 def self_averaging(
-    maps: npt.ArrayLike, starts: npt.NDArray[np.int64], best: Mapping[int, int]
+    maps: npt.ArrayLike,
+    starts: npt.NDArray[np.int64],
+    best: Mapping[int, int],
+    late: npt.NDArray[np.bool_] | None = None,
 ) -> SelfAveraging:
-    """maps (K, L, n, n) mean attention, starts (K,) where each draw began, best: start → block."""
+    """maps (K, L, n, n) mean attention, starts (K,) where each draw began, best: start → block,
+    late (K,) whether a draw is of the second half of its chain."""
     attention = np.asarray(maps, dtype=np.float64)
     rows, columns = np.triu_indices(len(attention), 1)
     other = starts[rows] != starts[columns]
     blocks = [map_correlation(attention[:, block]) for block in range(attention.shape[1])]
     own_best = attention[np.arange(len(attention)), [best[int(start)] for start in starts]]
-    return SelfAveraging(np.stack(blocks)[:, ~other], map_correlation(own_best)[other])
+    pairs = map_correlation(own_best)[other]
+    motion = math.nan if late is None else change(pairs, pair_halves(late)[other])
+    return SelfAveraging(np.stack(blocks)[:, ~other], pairs, motion)
 
 
 def map_correlation(maps: npt.ArrayLike) -> Array:

@@ -47,6 +47,29 @@ def between_chains(chains: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     return np.asarray(chain[rows] != chain[columns])
 
 
+def pair_halves(late: npt.ArrayLike) -> npt.NDArray[np.int8]:
+    """Of each pair of `layer_similarity`: −1 where both draws are of the first half of their
+    chains, 1 where both are of the second, else 0.
+
+    late: (K,) bool, whether a draw is of the second half.
+    """
+    half = np.asarray(late, dtype=np.int8)
+    rows, columns = np.triu_indices(half.shape[0], 1)
+    return np.asarray(half[rows] + half[columns] - 1, dtype=np.int8)
+
+
+def change(values: npt.ArrayLike, halves: npt.NDArray[np.int8]) -> float:
+    """What a mean over pairs still moves: over pairs of late draws less that over early ones, NaN
+    where there is none of either.
+
+    values: (P,) of pairs, NaN left out; halves: (P,) of `pair_halves`.  A level that weights have
+    reached does not move, though the weights go on.
+    """
+    pairs = np.asarray(values, dtype=np.float64)
+    late, early = (pairs[(halves == which) & np.isfinite(pairs)] for which in (1, -1))
+    return float(late.mean() - early.mean()) if late.size and early.size else np.nan
+
+
 def similarity_histogram(
     values: npt.ArrayLike, *, bins: int = 100
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

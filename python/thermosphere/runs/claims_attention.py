@@ -23,7 +23,7 @@ from thermosphere.runs.claims import (
     usable,
 )
 from thermosphere.runs.claims_ladder import NEEDED, least_error
-from thermosphere.runs.claims_weights import not_equilibrated
+from thermosphere.runs.claims_weights import over_pairs, still_moving
 from thermosphere.runs.config import Config
 from thermosphere.runs.study import ModelStudy
 
@@ -131,15 +131,15 @@ def attention_is_self_averaging(studies: Studies, config: Config) -> list[Findin
             continue
         claim = "mean attention matrices of independent samples are very similar"
         starts = len(one.best)
-        reason = not_equilibrated(study)
+        reason = still_moving(study)
         if not reason and not one.alike.other_start.size:
             reason = "all chains began at the same weights: no two samples are independent"
         if reason:
             findings.append(Finding(MAPS, study.name, claim, "undecided", "", reason))
             continue
         pairs = one.alike.other_start
-        spread = float(pairs.std(ddof=1)) if pairs.size > 1 else math.nan
-        likeness = Measured(float(pairs.mean()), spread / math.sqrt(starts), starts - 1.0)
+        motion = one.alike.motion
+        likeness = over_pairs(pairs, starts, motion if math.isfinite(motion) else 0.0)
         verdict = compared(likeness, bound=ALIKE)
         numbers = f"correlation {shown(likeness)} between samples of {starts} starts"
         because = {

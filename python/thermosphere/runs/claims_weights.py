@@ -39,14 +39,15 @@ def norms_are_conserved(studies: Studies, config: Config) -> list[Finding]:
         claim = "gains and biases of the norms are conserved (q near 1)"
         pairs = study.shown["samples"].similarity.get("between chains", {})
         chains = float(study.table.sel(temperature=study.typical)["chains"])
-        reason = not_equilibrated(study)
+        reason = still_moving(study)
         if not reason and not pairs:
             reason = "a single chain, and draws of one chain are alike for longer than it ran"
         if reason:
             findings.append(Finding(SIMILARITY, study.name, claim, "undecided", "", reason))
             continue
+        moved = study.shown["samples"].motion
         likeness = {
-            layer: _over_chains(values, chains)
+            layer: over_pairs(values, chains, moved.get(layer, 0.0))
             for layer, values in pairs.items()
             if layer in study.norms["samples"]
         }
@@ -56,7 +57,8 @@ def norms_are_conserved(studies: Studies, config: Config) -> list[Finding]:
         because = {
             "disagrees": f"{check_and_cause(config, study)} Least alike: "
             + ", ".join(name for name, one in likeness.items() if one.below(CONSERVED)),
-            "undecided": f"too few chains to tell the lowest from {CONSERVED}",
+            "undecided": f"the lowest is known to ± {lowest.reach:.2g} only, too little to tell "
+            f"from {CONSERVED}",
         }
         findings.append(
             Finding(
@@ -75,11 +77,15 @@ def gains_fall_into_groups(studies: Studies, config: Config) -> list[Finding]:
         large = not study.name.endswith("-small")
         form = "two groups, one at zero" if large else "one group away from zero"
         claim = f"the gains of the last block form {form}"
-        if reason := not_equilibrated(study):
-            findings.append(Finding(NORMS, study.name, claim, "undecided", "", reason))
-            continue
         gains = last_gains(study.dimensions["samples"])
         split = any(one.split for one in gains.values())
+        reason = still_moving(study)
+        halves = [last_gains(half) for half in study.shown["samples"].halves]
+        if not reason and any(any(one.split for one in half.values()) != split for half in halves):
+            reason = "groups come or go from the first half of the draws to the second"
+        if reason:
+            findings.append(Finding(NORMS, study.name, claim, "undecided", "", reason))
+            continue
         numbers = ", ".join(
             f"{name} {'two groups' if one.split else 'one group'} (separation "
             f"{one.separation:.1f}, {one.count:.1f} of {one.size} away from zero)"
@@ -102,13 +108,19 @@ def effective_dimension_is_as_published(studies: Studies, config: Config) -> lis
         study = studies[name]
         claim = f"the effective embedding dimension is {published}"
         found = embedding_dimension(study.dimensions["samples"])
-        reason = not_equilibrated(study)
+        reason = still_moving(study)
         if not reason and found is None:
             reason = "the gains of the last block do not fall into two groups"
+        parts = [embedding_dimension(half) for half in study.shown["samples"].halves]
+        counts = [math.nan if one is None else one.count for one in parts]
+        allowed = TOLERANCE * published
+        if found is not None:
+            allowed = max(2.0 * found.spread, allowed)
+        if not reason and counts and not abs(counts[1] - counts[0]) <= allowed:
+            reason = f"the number still moves, from {counts[0]:.1f} to {counts[1]:.1f}"
         if reason or found is None:
             findings.append(Finding(NORMS, study.name, claim, "undecided", "", reason))
             continue
-        allowed = max(2.0 * found.spread, TOLERANCE * published)
         verdict: Verdict = "agrees" if abs(found.count - published) <= allowed else "disagrees"
         because = ""
         if verdict == "disagrees":
@@ -138,20 +150,49 @@ def embedding_dimension(dimensions: Mapping[str, EffectiveDimension]) -> Effecti
     return max(split, key=lambda one: one.count, default=None)
 
 
+def not_settled(study: ModelStudy) -> str:
+    """Why the typical temperature does not count; empty where it does."""
+    if study.typical in usable(study)["temperature"].values:
+        return ""
+    row = study.table.sel(temperature=study.typical)
+    stands = bool(settled(row))
+    why = "heating and cooling disagree there" if stands else str(row["reason"].values)
+    return f"at {in_units_of_peak(study, study.typical)} {why}"
+
+
 def not_equilibrated(study: ModelStudy) -> str:
     """Why weights at the typical temperature show no ensemble; empty where they do.  Weights that
     still move away from their start show none, although ⟨U⟩ may stand."""
-    row = study.table.sel(temperature=study.typical)
-    why = str(row["note"].values)
-    if study.typical not in usable(study)["temperature"].values:
-        stands = bool(settled(row))
-        why = "heating and cooling disagree there" if stands else str(row["reason"].values)
+    why = str(study.table.sel(temperature=study.typical)["note"].values)
+    if reason := not_settled(study):
+        return reason
     return f"at {in_units_of_peak(study, study.typical)} {why}" if why else ""
 
 
-def _over_chains(values: np.ndarray, chains: float) -> Measured:
-    """Mean over pairs of draws of different chains; pairs share draws and draws share chains, so
-    the error counts the chains alone."""
+def still_moving(study: ModelStudy) -> str:
+    """Why what is said of weights at the typical temperature, between chains, would say nothing of
+    an ensemble; empty where it may.
+
+    Weights that still move away from where they began are no draws of their chain, but those of
+    chains from different starts are independent all the same, and whether what is asked of them has
+    come to a level is seen in the halves of the draws.  Not so where chains share a start, or
+    nothing was looked at by halves.
+    """
+    shown = study.shown["samples"]
+    row = study.table.sel(temperature=study.typical)
+    starts = study.samples["start"].values if "start" in study.samples.coords else np.zeros(0)
+    here = starts[study.samples["temperature"].values == study.typical] if starts.size else starts
+    independent = here.size > 1 and np.unique(here).size == here.size and bool(shown.halves)
+    if independent and float(row["chains"]) == here.size:
+        return not_settled(study)
+    return not_equilibrated(study)
+
+
+def over_pairs(values: np.ndarray, independent: float, motion: float) -> Measured:
+    """Mean over pairs of draws of different chains, of so many that are independent.  Pairs share
+    draws and draws share chains, so the error counts these alone; what the mean still moved is part
+    of it."""
     known = values[np.isfinite(values)]
     spread = float(known.std(ddof=1)) if known.size > 1 else math.nan
-    return Measured(float(known.mean()), spread / math.sqrt(max(1.0, chains)), chains - 1.0)
+    error = math.hypot(spread / math.sqrt(max(1.0, independent)), motion)
+    return Measured(float(known.mean()), error, independent - 1.0)

@@ -230,7 +230,9 @@ def _ensemble(one: Ensemble, *, shown: bool) -> tuple[Tensors, dict[str, Any]]:
         "label": one.label,
         "temperature": one.temperature,
         "draws": one.draws,
-        "dimensions": {vector: asdict(value) for vector, value in one.dimensions.items()},
+        "dimensions": _described(one.dimensions),
+        "halves": [_described(half) for half in one.halves],
+        "motion": dict(one.motion),
     }
     if shown:
         for kind, layers in one.similarity.items():
@@ -245,6 +247,7 @@ def _ensemble(one: Ensemble, *, shown: bool) -> tuple[Tensors, dict[str, Any]]:
             "draws": maps.draws,
             "start": maps.start,
             "best": [[start, block] for start, block in maps.best.items()],
+            "motion": maps.alike.motion,
         }
     return tensors, words
 
@@ -267,7 +270,9 @@ def _restored(arrays: Mapping[str, npt.NDArray[Any]], words: Mapping[str, Any]) 
             start=about["start"],
             best=dict(about["best"]),
             alike=SelfAveraging(
-                arrays["same_start"].astype(np.float64), arrays["other_start"].astype(np.float64)
+                arrays["same_start"].astype(np.float64),
+                arrays["other_start"].astype(np.float64),
+                about["motion"],
             ),
         )
     return Ensemble(
@@ -276,9 +281,19 @@ def _restored(arrays: Mapping[str, npt.NDArray[Any]], words: Mapping[str, Any]) 
         draws=words["draws"],
         similarity=similarity,
         norms=norms,
-        dimensions={k: EffectiveDimension(**one) for k, one in words["dimensions"].items()},
+        dimensions=_dimensions(words["dimensions"]),
         attention=attention,
+        motion=words["motion"],
+        halves=tuple(_dimensions(half) for half in words["halves"]),
     )
+
+
+def _described(dimensions: Mapping[str, EffectiveDimension]) -> dict[str, Any]:
+    return {vector: asdict(one) for vector, one in dimensions.items()}
+
+
+def _dimensions(described: Mapping[str, Any]) -> dict[str, EffectiveDimension]:
+    return {vector: EffectiveDimension(**one) for vector, one in described.items()}
 
 
 def _square(upper: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

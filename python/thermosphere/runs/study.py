@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,12 @@ import xarray as xr
 
 from thermosphere.analysis.embedding import EffectiveDimension, effective_dimensions, norm_vectors
 from thermosphere.analysis.figures_ladder import Reference
-from thermosphere.analysis.similarity import between_chains, layer_similarity
+from thermosphere.analysis.similarity import (
+    between_chains,
+    change,
+    layer_similarity,
+    pair_halves,
+)
 from thermosphere.analysis.thermodynamics import kept_draws, settled, thermodynamics
 from thermosphere.models.layout import Layout
 from thermosphere.models.named import named_model
@@ -42,6 +48,10 @@ class Ensemble:
     norms: Mapping[str, Array]  # norm vector → (K, d)
     dimensions: Mapping[str, EffectiveDimension]  # norm vector → how much of it is used
     attention: BlockAttention | None  # None for a model without
+    # Of samples, from the first half of the draws of every chain to the second: what the mean
+    # similarity between chains changes by, layer by layer, and `dimensions` of either half.
+    motion: Mapping[str, float] = field(default_factory=dict)
+    halves: tuple[Mapping[str, EffectiveDimension], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -190,22 +200,22 @@ def _from_weights(
     ensembles: list[Ensemble] = []
     ladder: list[dict[str, float]] = []
     for temperature in np.unique(samples["temperature"].values.astype(np.float64)).tolist():
-        weights, chains = _draws(samples, temperature, analysis, analysis.similarity_samples)
+        drawn = _draws(samples, temperature, analysis, analysis.similarity_samples)
         attention = None
         if score is not None:
-            few, own = _draws(samples, temperature, analysis, analysis.attention_samples)
-            precision, attention = score(torch.from_numpy(few), samples["start"].values[own])
-            ladder.append(_means(precision, own))
-        ensembles.append(
-            _ensemble("samples", temperature, weights, chains, model.layout, attention)
-        )
+            few = _draws(samples, temperature, analysis, analysis.attention_samples)
+            starts = samples["start"].values[few.chains]
+            precision, attention = score(torch.from_numpy(few.weights), starts, few.late)
+            ladder.append(_means(precision, few.chains))
+        ensembles.append(_ensemble("samples", temperature, drawn, model.layout, attention))
     for label, rows in (("ES", trained.early_stopped), ("OT", trained.over_trained)):
         runs = np.arange(rows.shape[0])
         attention = None
         if score is not None:
             precision, attention = score(rows, runs)
             values[label] |= precision
-        ensembles.append(_ensemble(label, math.nan, rows.numpy(), runs, model.layout, attention))
+        trained_rows = Drawn(rows.numpy(), runs, np.zeros(len(runs), np.bool_))
+        ensembles.append(_ensemble(label, math.nan, trained_rows, model.layout, attention))
     return FromWeights(
         parameters=model.layout.size,
         blocks=score.model.blocks if score is not None else 0,
@@ -215,23 +225,34 @@ def _from_weights(
     )
 
 
+class Drawn(NamedTuple):
+    """Some draws of one temperature, or runs of training."""
+
+    weights: npt.NDArray[np.float32]  # (K, N)
+    chains: npt.NDArray[np.int64]  # (K,), or runs
+    late: npt.NDArray[np.bool_]  # (K,), of the second half of the draws of its chain
+
+
 def _ensemble(
     label: str,
     temperature: float,
-    weights: npt.NDArray[np.float32],
-    chains: npt.NDArray[np.int64],
+    drawn: Drawn,
     layout: Layout,
     attention: BlockAttention | None,
 ) -> Ensemble:
-    """weights (K, N), chains (K,) of the samples or runs of the trained weights."""
+    weights, halves = drawn.weights, (~drawn.late, drawn.late)
+    similarity, motion = _similarity(label, drawn, layout)
+    split = label == "samples" and all(half.any() for half in halves)
     return Ensemble(
         label=label,
         temperature=temperature,
         draws=len(weights),
-        similarity=_similarity(label, weights, chains, layout),
+        similarity=similarity,
         norms=norm_vectors(weights, layout),
         dimensions=effective_dimensions(weights, layout),
         attention=attention,
+        motion=motion,
+        halves=tuple(effective_dimensions(weights[half], layout) for half in halves if split),
     )
 
 
@@ -251,17 +272,14 @@ def _error_between_chains(values: Array, chains: npt.NDArray[np.int64]) -> float
     return float(means.std(ddof=1) / np.sqrt(means.size)) if means.size > 1 else float("nan")
 
 
-def _draws(
-    samples: xr.Dataset, temperature: float, analysis: Analysis, count: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """At most ``count`` weight draws (K, N) after burn-in, evenly over chains and moves, and the
-    chain of each (K,)."""
+def _draws(samples: xr.Dataset, temperature: float, analysis: Analysis, count: int) -> Drawn:
+    """At most ``count`` weight draws after burn-in, evenly over chains and moves."""
     kept = kept_draws(samples, temperature, burn_in=analysis.burn_in)
     per_chain = max(1, min(len(kept.draws), count // max(1, len(kept.chains))))
     chosen = kept.draws[np.linspace(0, len(kept.draws) - 1, per_chain).round().astype(int)]
     weights = read_weights(samples, kept.chains, chosen)  # (chains, draws, N)
-    chains = np.repeat(kept.chains, len(chosen))
-    return weights.reshape(-1, weights.shape[2]), chains
+    late = np.tile(np.arange(len(chosen)) >= (len(chosen) + 1) // 2, len(kept.chains))
+    return Drawn(weights.reshape(-1, weights.shape[2]), np.repeat(kept.chains, len(chosen)), late)
 
 
 def _trained_values(
@@ -306,21 +324,19 @@ def _typical_temperature(table: xr.Dataset) -> float:
 
 
 def _similarity(
-    label: str,
-    weights: npt.NDArray[np.float32],
-    chains: npt.NDArray[np.int64],
-    layout: Layout,
-) -> dict[str, dict[str, Array]]:
-    """Pairs of samples within and between chains, or pairs of runs of ES or of OT; what has no pair
-    is left out."""
-    if len(weights) < 2:
-        return {}
-    pairs = layer_similarity(weights, layout)
+    label: str, drawn: Drawn, layout: Layout
+) -> tuple[dict[str, dict[str, Array]], dict[str, float]]:
+    """Pairs of samples within and between chains, or pairs of runs of ES or of OT, where there is
+    one; and what the mean between chains changes by."""
+    if len(drawn.weights) < 2:
+        return {}, {}
+    pairs = layer_similarity(drawn.weights, layout)
     if label != "samples":
-        return {label: pairs}
-    between = between_chains(chains)
+        return {label: pairs}, {}
+    between = between_chains(drawn.chains)
+    halves = pair_halves(drawn.late)[between]
     return {
         kind: {layer: values[which] for layer, values in pairs.items()}
         for kind, which in (("within chains", ~between), ("between chains", between))
         if which.any()
-    }
+    }, {layer: change(values[between], halves) for layer, values in pairs.items()}

@@ -82,10 +82,13 @@ class PrecisionOf:
         self.analysis, self.progress = analysis, progress
 
     def __call__(
-        self, weights: torch.Tensor, starts: npt.NDArray[np.int64]
+        self,
+        weights: torch.Tensor,
+        starts: npt.NDArray[np.int64],
+        late: npt.NDArray[np.bool_] | None = None,
     ) -> tuple[dict[str, Array], BlockAttention]:
-        """weights (K, N), starts (K,) -> each of `precision_rules` (K,), and the attention of the
-        first start."""
+        """weights (K, N), starts (K,), late (K,) whether of the second half of its chain -> each of
+        `precision_rules` (K,), and the attention of the first start."""
         maps = mean_attention(self.model, weights, self.sites, progress=self.progress)
         shift, far = self.analysis.contact_shift, self.analysis.min_separation
         precision = {name: np.empty(len(maps)) for name in precision_rules(self.analysis)}
@@ -111,5 +114,5 @@ class PrecisionOf:
                 ]
         first = int(starts[0])
         own = maps[starts == first]
-        alike = self_averaging(maps, starts, blocks)
+        alike = self_averaging(maps, starts, blocks, late)
         return precision, BlockAttention(own.mean(axis=0), len(own), first, blocks, alike)
