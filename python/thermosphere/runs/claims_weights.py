@@ -178,14 +178,17 @@ def still_moving(study: ModelStudy) -> str:
     come to a level is seen in the halves of the draws.  Not so where chains share a start, or
     nothing was looked at by halves.
     """
-    shown = study.shown["samples"]
-    row = study.table.sel(temperature=study.typical)
-    starts = study.samples["start"].values if "start" in study.samples.coords else np.zeros(0)
-    here = starts[study.samples["temperature"].values == study.typical] if starts.size else starts
-    independent = here.size > 1 and np.unique(here).size == here.size and bool(shown.halves)
-    if independent and float(row["chains"]) == here.size:
+    if study.shown["samples"].halves and _own_starts(study):
         return not_settled(study)
     return not_equilibrated(study)
+
+
+def _own_starts(study: ModelStudy) -> bool:
+    """Whether every chain at the typical temperature is known to have a start of its own."""
+    if "start" not in study.samples.coords:
+        return False
+    here = study.samples["temperature"].values == study.typical
+    return np.unique(study.samples["start"].values[here]).size == int(here.sum()) > 1
 
 
 def over_pairs(values: np.ndarray, independent: float, motion: float) -> Measured:
