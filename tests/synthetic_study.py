@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import xarray as xr
 from thermosphere.analysis.embedding import EffectiveDimension
 from thermosphere.analysis.figures_ladder import Reference
 from thermosphere.analysis.self_averaging import SelfAveraging
+from thermosphere.analysis.similarity import pairs_of
 from thermosphere.runs.study import Ensemble, ModelStudy
 from thermosphere.runs.study_attention import BlockAttention
 
@@ -102,10 +104,13 @@ def study(
     temperature = table["temperature"].values
     typical = float(temperature[RATIOS == 1.3][0])
     vectors = [f"blocks.0.{norm}" for norm in NORMS]
+    drawn = 1 + int(math.sqrt(2 * len(likeness)))  # a draw of each chain, all pairs of them
+    assert drawn * (drawn - 1) // 2 == len(likeness) == len(alike)
     sampled = Ensemble(
         "samples",
         typical,
         CHAINS,
+        tuple(range(drawn)),
         {"between chains": {vector: np.asarray(likeness) for vector in vectors}},
         {vector: np.zeros((1, size)) for vector in vectors},
         {vector: dimension(size, away) for vector in vectors},
@@ -114,7 +119,7 @@ def study(
             1,
             0,
             dict.fromkeys(range(starts), 0),
-            SelfAveraging(np.zeros((1, 0)), np.asarray(alike), motion),
+            SelfAveraging(np.zeros((1, 0)), np.asarray(alike), pairs_of(np.arange(drawn)), motion),
         ),
         motion=dict.fromkeys(vectors, motion),
         halves=tuple(

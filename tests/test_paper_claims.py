@@ -266,9 +266,54 @@ def test_what_wandering_weights_of_different_starts_share_may_have_come_to_a_lev
         moving = study(**wandering, own_starts=True, halves=(14, 64), motion=0.1)
         assert one(claim, moving).verdict == "undecided"
     found = one(WEIGHT_CLAIMS[2], study(**wandering, own_starts=True, halves=(14, 24)))
-    assert found.because == "the number still moves, from 14.0 to 24.0"
+    assert found.because == "it still moves, from 14.0 to 24.0"
+    # 20 of 26 published is too few by more than is allowed, unless it moves.
+    for halves, verdict in (((20, 20), "disagrees"), ((18, 22), "undecided")):
+        one_study = study(**wandering, own_starts=True, halves=halves, away=20)
+        assert one(WEIGHT_CLAIMS[2], one_study).verdict == verdict
+    ungrouped = study(**wandering, own_starts=True, halves=(26, 64))
+    for claim in WEIGHT_CLAIMS[1:3]:
+        assert "come or go" in one(claim, ungrouped).because
+    # What weights on their way still move is part of the error, or the error is not known.
+    for claim in (WEIGHT_CLAIMS[0], WEIGHT_CLAIMS[3]):
+        unknown = study(**wandering, **known, motion=math.nan)
+        assert one(claim, unknown).verdict == "undecided"
+        assert one(claim, study(**known, motion=math.nan)).verdict == "agrees"  # at rest
     unsettled = study(**table(counts=False, note="the weights still move"), **known)
     assert "still falling" in one(WEIGHT_CLAIMS[0], unsettled).because
+
+
+def test_every_layer_must_be_known_to_be_conserved() -> None:
+    good = study()
+    ensemble = good.ensembles[0]
+    pairs = dict(ensemble.similarity["between chains"])
+    pairs["blocks.0.norm1.bias"] = np.array([0.8, 0.99, 1.0])  # by their mean not the lowest
+    pairs |= {vector: np.full(3, 0.92) for vector in pairs if vector.endswith("gain")}
+    rough = replace(ensemble, similarity={"between chains": pairs})
+    found = one(claims_weights.norms_are_conserved, replace(good, ensembles=(rough,)))
+    assert found.verdict == "undecided"
+    assert "norm1.bias" in found.because
+
+
+def test_a_slope_that_is_not_positive_decides_nothing_and_stops_nothing() -> None:
+    flat = ladder().assign(loss_slope=("temperature", np.where(X == 1, 1e4, -100.0)))
+    studies = {"ff": study("ff", table=flat), "tf1": study("tf1")}
+    (found,) = claims_ladder.peak_of_the_specific_heat(studies, Config())
+    assert found.verdict == "undecided"
+    assert "not known well enough to be positive" in found.because
+
+
+def test_slopes_of_few_starts_have_few_degrees_of_freedom() -> None:
+    """The same C and errors, known from 3 starts instead of 400 draws."""
+    sharp = {"loss_slope": 1e4 / (1 + 3 * np.log(X) ** 2)}
+    known = ladder(error=60.0, **sharp)
+    few = known.assign(loss_slope_freedom=("temperature", np.full(X.size, 2.0)))
+    claim = claims_ladder.peak_of_the_specific_heat
+    verdicts = [
+        claim({"ff": study("ff", table=table), "tf1": study("tf1")}, Config())[0].verdict
+        for table in (known, few)
+    ]
+    assert verdicts == ["agrees", "undecided"]
 
 
 def test_a_missing_model_is_named() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -111,9 +113,9 @@ def test_the_page_says_how_it_was_made_and_what_it_is_worth(published: Path) -> 
     assert f"of {SITES} residues and {SITES // 2 - 1} contacts" in page
     assert "| this page | `thermosphere publish --to study`, of what is kept in [kept](" in page
     for stage in ("contacts", "sequences", "dataset"):
-        assert re.search(rf"\| wall time: {stage} \| \d+ s \(.*cores", page)
+        assert re.search(rf"\| wall time: {stage} \| \d+ (s|min) \(.*cores", page)
     for stage in ("train", "sample", "report"):
-        assert re.search(rf"\| wall time: {stage}, tf1-small, ff \| \d+ s \(.*cores", page)
+        assert re.search(rf"\| wall time: {stage}, tf1-small, ff \| \d+ (s|min) \(.*cores", page)
     # A smoke run proves nothing, and must not seem to.
     assert re.search(r"Of \d+ claims 0 agree, 0 disagree and (\d+) are undecided", page)
     assert "**agrees**" not in page
@@ -333,6 +335,14 @@ def test_parts_of_a_stage_are_added_up(tmp_path: Path) -> None:
     assert train.commits == ("abc",)
     assert (sample.seconds, sample.machines) == (pytest.approx(30.4), ("here", "there"))
     assert (beside.models, beside.seconds) == ("ff", 7.0)
+    (tmp_path / "old").mkdir()
+    old = tmp_path / "old" / "provenance.csv"  # of before stages named their models
+    old.write_text("stage,started,seconds,version,commit,machine\ntrain,then,9.0,0.1,abc,here\n")
+    with provenance.recorded(old.parent, "train", ["tf1"]):
+        pass
+    assert old.read_text().splitlines()[-1].startswith("train,20")
+    (went_on,) = provenance.stage_times(old.parent)
+    assert (went_on.models, went_on.seconds) == ("", 9.0)  # and what only looked is left out
     path.write_text(f"{head}train,tf1,now,long,0.1,abc,here\n")
     with pytest.raises(ValueError, match="line 2: expected stage, models, started, seconds"):
         provenance.stage_times(tmp_path)
@@ -392,10 +402,7 @@ def test_a_page_is_put_together_from_runs_of_single_models(
         page = (study / "README.md").read_text(encoding="utf-8")
         waiting = "| not sampled yet | tf1-small |"
         assert (waiting in page) == (model == "ff")
-    together = contents(study)
-    assert together == contents(published) | {"README.md": together["README.md"]}
-    own, whole = together["README.md"].decode(), contents(published)["README.md"].decode()
-    assert own.replace(str(study.name), "study") == whole
+    assert contents(study) == contents(published)
 
 
 def test_the_page_is_made_again_of_what_was_kept(published: Path, tmp_path: Path) -> None:
@@ -479,6 +486,47 @@ def test_models_of_another_study_are_not_put_beside(
     assert main(["publish", "--to", str(study), "--quiet"]) == 2
     assert "must be a whole thermosphere kept study file" in capsys.readouterr().err
     assert (study / "README.md").read_bytes() == before["README.md"]
+
+
+def test_a_study_that_replaces_another_is_whole_or_refused(
+    finished: Path, published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed after the first of two models: never one page of two studies."""
+    study = shutil.copytree(published, tmp_path / "study")
+    before = contents(study)
+    config = smoke_config(finished)
+    other = msgspec.structs.replace(config.analysis, burn_in=0.25)
+    run = StudiedRun.read(finished, msgspec.structs.replace(config, analysis=other))
+
+    def dying(source: Path, target: Path) -> None:
+        if Path(source).name == "ff.new":
+            raise KeyboardInterrupt
+        os.rename(source, target)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(kept.os, "replace", dying)
+        with pytest.raises(KeyboardInterrupt):
+            kept.keep(run, study / "kept")
+    capsys.readouterr()
+    assert main(["publish", "--to", str(study), "--quiet"]) == 2
+    assert "is of another run (analysis.burn_in differs)" in capsys.readouterr().err
+    assert (study / "README.md").read_bytes() == before["README.md"]
+    kept.keep(run, study / "kept")  # goes over what the kill left
+    assert sorted(path.name for path in (study / "kept").iterdir()) == [
+        "contacts.toml", "ff", "tf1-small"
+    ]  # fmt: skip
+    assert kept.read_kept(study / "kept").config.analysis.burn_in == 0.25
+
+
+def test_contacts_are_those_of_the_models(finished: Path, tmp_path: Path) -> None:
+    run = StudiedRun.read(finished, smoke_config(finished), models=["ff"])
+    kept.keep(run, tmp_path)
+    assert kept.read_kept(tmp_path).protein is not None
+    (tmp_path / "contacts.toml").unlink()
+    with pytest.raises(ValueError, match=r"/ff is of another run \(contacts differs\)"):
+        kept.read_kept(tmp_path)
+    kept.keep(replace(run, protein=None), tmp_path)
+    assert kept.read_kept(tmp_path).protein is None
 
 
 def smoke_config(run: Path) -> Config:

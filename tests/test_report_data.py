@@ -250,11 +250,12 @@ def test_the_largest_model_of_the_paper_stays_small(directory: Path, tmp_path: P
     def ensemble(label: str, temperature: float) -> Ensemble:
         groups = ("within chains", "between chains") if label == "samples" else (label,)
         maps = random.random((blocks, n, n))
-        alike = SelfAveraging(np.zeros((blocks, 0)), np.zeros(0))
+        alike = SelfAveraging(np.zeros((blocks, 0)), np.zeros(0), np.zeros((0, 2), np.int64))
         return Ensemble(
             label,
             temperature,
             100,
+            tuple(range(100)),
             {g: {name: random.random(2000) for name in names} for g in groups},
             {name: random.normal(size=(100, 64)) for name in norms},
             dict.fromkeys(norms, dimension),

@@ -11,7 +11,9 @@ from thermosphere.analysis.similarity import (
     between_chains,
     change,
     layer_similarity,
+    mean_over_chains,
     pair_halves,
+    pairs_of,
     similarity_histogram,
     similarity_summary,
 )
@@ -73,6 +75,35 @@ def test_what_a_mean_over_pairs_still_moves() -> None:
     assert change([9, 0.25, 9, 9, 0.75, 9], halves) == 0.5
     assert math.isnan(change([9, 0.25, 9, 9, np.nan, 9], halves))  # no late pair is known
     assert change([0.0] * 6, halves) == 0.0
+
+
+def test_the_error_of_a_mean_over_pairs_is_that_of_chains() -> None:
+    """Held to means of many sets of chains, each chain with a level of its own."""
+    random = np.random.default_rng(3)
+    chains = np.repeat(np.arange(6), 4)
+    pairs = pairs_of(chains)
+    between = pairs[:, 0] != pairs[:, 1]
+    found = []
+    for _ in range(400):
+        level = random.normal(size=6)[chains] + 0.2 * random.normal(size=24)
+        rows, columns = np.triu_indices(24, 1)
+        values = 0.5 + 0.1 * (level[rows] + level[columns])
+        found.append(mean_over_chains(values[between], pairs[between]))
+    spread = np.std([one.mean for one in found])
+    assert np.mean([one.mean for one in found]) == pytest.approx(0.5, abs=4 * spread / 20)
+    assert np.sqrt(np.mean([one.error**2 for one in found])) == pytest.approx(spread, rel=0.15)
+    assert {one.freedom for one in found} == {5.0}
+
+
+def test_a_mean_over_pairs_weighs_pairs_of_chains_alike_and_knows_when_it_knows_nothing() -> None:
+    chains = np.array([[0, 1], [0, 1], [0, 2], [1, 2]])
+    found = mean_over_chains([0.0, np.nan, 0.3, 0.6], chains, motion=4.0)
+    assert found.mean == pytest.approx(0.3)
+    assert found.error == pytest.approx(math.hypot(4.0, math.sqrt(2 / 3 * 2 * 0.3**2)))
+    assert found.freedom == 2.0
+    assert math.isnan(mean_over_chains([0.5, 0.6], chains[:2]).error)  # of two chains alone
+    assert not mean_over_chains([0.5, 0.5], chains[:2]).below(0.9)
+    assert math.isnan(mean_over_chains([0.0, 0.1, 0.3, 0.6], chains, motion=math.nan).error)
 
 
 def test_between_chains_matches_the_order_of_pairs() -> None:

@@ -200,8 +200,8 @@ def _add_stage_arguments(parser: argparse.ArgumentParser, *, preset: str = "demo
         action="append",
         default=[],
         metavar="NAME",
-        help="work on this model of the settings only; repeatable (default: all). Processes with "
-        "different models may share a directory once dataset.npz is there",
+        help="work on this model of the settings only; repeatable (default: all). Once dataset.npz "
+        "is there, processes with different models may share a directory from train to cool",
     )
 
 
@@ -235,7 +235,7 @@ def _stages(parsed: argparse.Namespace) -> None:
         parsed.config = saved  # the run's own settings; --set and the flags change them
     config = _settings(parsed)
     if "sample" in parsed.stages:  # before hours of other stages
-        _check_devices(config)
+        _check_devices(config, parsed.models)
     run = pipeline.Run.open(
         parsed.output,
         config,
@@ -265,6 +265,8 @@ def _publish(parsed: argparse.Namespace) -> None:
         print(publish(parsed.to, progress=show))
         return
     run, models = open_finished(parsed.output)
+    if chosen := getattr(parsed, "models", []):  # of reproduce, which has sampled them
+        models = [name for name in models if name in chosen]
     studied = StudiedRun.read(run.directory, run.config, models=models, progress=show)
     print(publish(parsed.to or run.directory / "study", studied, progress=show))
 
@@ -310,7 +312,9 @@ def _set_threads(parsed: argparse.Namespace) -> None:
 
 def _settings(parsed: argparse.Namespace) -> Config:
     config = _loaded(parsed)
-    return config if parsed.device is None else config.sampled_on(parsed.device)
+    if parsed.device is None:
+        return config
+    return config.sampled_on(parsed.device, getattr(parsed, "models", ()))
 
 
 def _loaded(parsed: argparse.Namespace) -> Config:
@@ -341,10 +345,12 @@ def _loaded(parsed: argparse.Namespace) -> Config:
     )
 
 
-def _check_devices(config: Config) -> None:
+def _check_devices(config: Config, chosen: Sequence[str]) -> None:
     from thermosphere.runs.device import sampling_device
 
     for name, model in config.models.items():
+        if chosen and name not in chosen:
+            continue
         sampling = model.sampling
         sampling_device(sampling.device, f"models.{name}.sampling.device", sampling.backend)
 

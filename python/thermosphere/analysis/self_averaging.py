@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from thermosphere.analysis.similarity import change, pair_halves
+from thermosphere.analysis.similarity import between_chains, change, pair_halves, pairs_of
 
 Array = npt.NDArray[np.float64]
 
@@ -21,11 +21,13 @@ class SelfAveraging:
     same_start: (L, P) every block with itself, pairs of draws that began at the same weights.
     other_start: (P',) best block of one with best block of the other, pairs of different starts:
     blocks may exchange roles between starts.  Empty where there is no such pair.
+    starts: (P', 2), of the two draws of each pair of other_start.
     motion: mean of other_start over late draws less that over early ones (`similarity.change`).
     """
 
     same_start: Array
     other_start: Array
+    starts: npt.NDArray[np.int64]
     motion: float = math.nan
 
 
@@ -38,13 +40,12 @@ def self_averaging(
     """maps (K, L, n, n) mean attention, starts (K,) where each draw began, best: start → block,
     late (K,) whether a draw is of the second half of its chain."""
     attention = np.asarray(maps, dtype=np.float64)
-    rows, columns = np.triu_indices(len(attention), 1)
-    other = starts[rows] != starts[columns]
+    other = between_chains(starts)
     blocks = [map_correlation(attention[:, block]) for block in range(attention.shape[1])]
     own_best = attention[np.arange(len(attention)), [best[int(start)] for start in starts]]
     pairs = map_correlation(own_best)[other]
     motion = math.nan if late is None else change(pairs, pair_halves(late)[other])
-    return SelfAveraging(np.stack(blocks)[:, ~other], pairs, motion)
+    return SelfAveraging(np.stack(blocks)[:, ~other], pairs, pairs_of(starts)[other], motion)
 
 
 def map_correlation(maps: npt.ArrayLike) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from thermosphere.analysis.significance import Measured
 from thermosphere.models.layout import Layout
 
 
@@ -33,6 +34,12 @@ def layer_similarity(weights: npt.ArrayLike, layout: Layout) -> dict[str, npt.ND
     return similarity
 
 
+def pairs_of(chains: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """(P, 2): the chains of both draws of each pair of `layer_similarity`, chains (K,)."""
+    chain = np.asarray(chains)
+    return np.column_stack([chain[index] for index in np.triu_indices(chain.shape[0], 1)])
+
+
 def between_chains(chains: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     """Which pairs of `layer_similarity` join draws of different chains.
 
@@ -43,8 +50,8 @@ def between_chains(chains: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     chain = np.asarray(chains)
     if chain.ndim != 1:
         raise ValueError(f"between_chains: chains must be (K,), got shape {chain.shape}")
-    rows, columns = np.triu_indices(chain.shape[0], 1)
-    return np.asarray(chain[rows] != chain[columns])
+    first, second = pairs_of(chain).T
+    return np.asarray(first != second)
 
 
 def pair_halves(late: npt.ArrayLike) -> npt.NDArray[np.int8]:
@@ -68,6 +75,39 @@ def change(values: npt.ArrayLike, halves: npt.NDArray[np.int8]) -> float:
     pairs = np.asarray(values, dtype=np.float64)
     late, early = (pairs[(halves == which) & np.isfinite(pairs)] for which in (1, -1))
     return float(late.mean() - early.mean()) if late.size and early.size else np.nan
+
+
+def mean_over_chains(
+    values: npt.ArrayLike, chains: npt.NDArray[np.int64], motion: float = 0.0
+) -> Measured:
+    """Mean over pairs of draws of different chains, chain pairs weighing alike, with its standard
+    error by leaving out each chain in turn: pairs share draws and draws share chains.
+
+    values: (P,), NaN left out; chains: (P, 2) of the draws.  motion: what the mean still moves, a
+    part of the error.  The error is NaN for fewer than three chains.
+    """
+    pairs = np.asarray(values, dtype=np.float64)
+    known = np.isfinite(pairs)
+    names, at = np.unique(chains, return_inverse=True)
+    first, second = at.reshape(-1, 2).T
+    sums, counts = (np.zeros((names.size, names.size)) for _ in range(2))
+    for one, other in ((first, second), (second, first)):
+        np.add.at(sums, (one[known], other[known]), pairs[known])
+        np.add.at(counts, (one[known], other[known]), 1.0)
+    seen = counts > 0
+    means = np.divide(sums, counts, out=np.zeros_like(sums), where=seen)
+
+    def mean(of: npt.NDArray[np.int64]) -> float:
+        here = np.ix_(of, of)
+        return float(means[here].sum() / seen[here].sum()) if seen[here].any() else np.nan
+
+    every = np.arange(names.size)
+    without = np.array([mean(np.delete(every, k)) for k in every])
+    error = np.nan
+    if names.size > 2:
+        spread = np.square(without - without.mean()).sum() * (names.size - 1) / names.size
+        error = float(np.hypot(np.sqrt(spread), motion))
+    return Measured(mean(every), error, names.size - 1.0)
 
 
 def similarity_histogram(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +36,8 @@ def slope(temperature: Array, mean: Array, error: Array) -> tuple[Array, Array]:
     """d mean/dT at each temperature (K,), and its standard error, from independent means (K,).
 
     Second-order differences through the neighbours on the scale of ln T, on which ladders are about
-    even, then divided by T; one-sided at the ends.  Means that are not finite are skipped; NaN
+    even, then divided by T; at the ends through the two nearest, of first order where there are but
+    two.  Means that are not finite are skipped; NaN
     where fewer than two are left.
     """
     derivative = np.full(temperature.shape, np.nan)
@@ -107,17 +109,16 @@ def peak_of(rise: Rise) -> Peak:
     """arg max d⟨U⟩/dT."""
     count = rise.temperature.size
     best = int(np.nan_to_num([rise.at(index).mean for index in range(count)]).argmax())
-    low = high = best
-    while low > 0 and not rise.difference(best, low - 1).above(0.0):
-        low -= 1
-    while high + 1 < count and not rise.difference(best, high + 1).above(0.0):
-        high += 1
+    possible = [k for k in range(count) if k == best or not rise.difference(best, k).above(0.0)]
+    low, high = min(possible), max(possible)
     caveat = ""
     if count < 3:
         caveat = f"only {count} temperature(s) to choose from"
     elif best in (0, count - 1):
         end = "upper" if best else "lower"
         caveat = f"the maximum is at the {end} end of the usable ladder, maybe beyond it"
+    elif low == 0 and high == count - 1:
+        caveat = "as far as the errors tell the maximum may be anywhere on the usable ladder"
     return Peak(
         float(rise.temperature[best]),
         float(rise.temperature[low]) if low > 0 else math.nan,
@@ -129,5 +130,7 @@ def peak_of(rise: Rise) -> Peak:
 def _response(temperature: Array) -> Array:
     """(K, K): d/dT by second-order differences in ln T is linear in the means; column j is what a
     unit at j does."""
-    differences = np.gradient(np.eye(temperature.size), np.log(temperature), axis=0)
+    order: Literal[1, 2] = 2 if temperature.size > 2 else 1
+    logarithm = np.log(temperature)
+    differences = np.gradient(np.eye(temperature.size), logarithm, axis=0, edge_order=order)
     return np.asarray(differences) / temperature[:, None]

@@ -118,7 +118,7 @@ def thermodynamics(
     - `ess`, `r_hat`, `drift`: bulk ESS, split R̂ and drift z of U; `distance_drift`: drift z of
       |w−w₀|²; `chains`, `draws`: how many chains and draws a chain were used;
     - `specific_heat`, `specific_heat_error`: C = (⟨U²⟩ − ⟨U⟩²)/T²;
-    - `loss_slope`, `loss_slope_error`: d⟨U⟩/dT through the settled temperatures (NaN at the
+    - `loss_slope`, `…_error`, `…_freedom`: d⟨U⟩/dT through the settled temperatures (NaN at the
       others), which equals C up to the coarseness of the ladder; start by start where chains stay
       apart (`specific_heat.Rise`);
     - `equilibrated` (bool) by `rule`, `reason` (str, empty when equilibrated), `note` (str: what
@@ -150,7 +150,8 @@ def thermodynamics(
     of_starts = [_start_means(samples, one) for one in kept]
     settled_rows = np.flatnonzero(settled(table))
     rise_of = _rise(table, settled_rows, of_starts)
-    table["loss_slope"], table["loss_slope_error"] = _along(table, settled_rows, rise_of)
+    for name, column in _along(table, settled_rows, rise_of).items():
+        table[name] = ("temperature", column)
     table.attrs = {**_peak(table, rise_of, of_starts), "burn_in": burn_in}
     return table
 
@@ -193,13 +194,13 @@ def _start_means(samples: xr.Dataset, kept: KeptDraws) -> StartMeans | None:
 
 def _along(
     table: xr.Dataset, rows: npt.NDArray[np.int64], rise: Rise | None
-) -> list[tuple[str, npt.NDArray[np.float64]]]:
-    """The slope and its error over all temperatures, NaN where it is not known."""
-    columns = np.full((2, table.sizes["temperature"]), np.nan)
+) -> dict[str, npt.NDArray[np.float64]]:
+    """The slope, its error and freedom over all temperatures, NaN where it is not known."""
+    columns = np.full((3, table.sizes["temperature"]), np.nan)
     if rise is not None:
         for index, row in enumerate(rows):
-            columns[:, row] = rise.at(index)[:2]
-    return [("temperature", column) for column in columns]
+            columns[:, row] = rise.at(index)[:3]
+    return dict(zip(("loss_slope", "loss_slope_error", "loss_slope_freedom"), columns, strict=True))
 
 
 def _peak(
@@ -212,7 +213,7 @@ def _peak(
     """
     doubt = []
     if rise is None:
-        doubt.append("no temperature is equilibrated")
+        doubt.append("no temperature settled")
         known = np.flatnonzero(np.isfinite(table["train_loss"].values))
         rise = _rise(table, known, of_starts)
     if rise is None:

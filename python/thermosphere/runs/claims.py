@@ -56,9 +56,13 @@ def usable(study: ModelStudy) -> xr.Dataset:
 
 def measured(study: ModelStudy, rows: xr.Dataset, name: str) -> list[Measured]:
     """An observable at each temperature of the rows; freedom from ESS, or from the chains where the
-    error is that of their means (precisions, and where chains stay apart: then start by start)."""
-    of_chains = name.startswith("precision")
-    freedom = rows["chains"].values - 1.0 if of_chains else rows["freedom"].values
+    error is that of their means (precisions, and where chains stay apart: then start by start), or
+    the slope's own."""
+    freedom = rows["freedom"].values
+    if name.startswith("precision"):
+        freedom = rows["chains"].values - 1.0
+    elif name + "_freedom" in rows:
+        freedom = rows[name + "_freedom"].values
     error = rows[name + "_error"].values
     apart = ~rows["equilibrated"].values
     return [
@@ -85,8 +89,10 @@ def _of_starts(study: ModelStudy, temperature: float, name: str) -> tuple[tuple[
 
 
 def peak(study: ModelStudy) -> float:
-    """T*, NaN where it is in doubt."""
-    return float(study.table.attrs["peak_temperature"]) if trusted_peak(study.table) else math.nan
+    """T*, NaN where it is in doubt, or heating and cooling disagree there."""
+    found = float(study.table.attrs["peak_temperature"])
+    counts = trusted_peak(study.table) and found in usable(study)["temperature"].values
+    return found if counts else math.nan
 
 
 def in_units_of_peak(study: ModelStudy, temperature: float) -> str:

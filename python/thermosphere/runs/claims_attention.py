@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from thermosphere.analysis.significance import Measured
+from thermosphere.analysis.similarity import mean_over_chains
 from thermosphere.runs.claims import (
     Finding,
     Studies,
@@ -23,7 +22,7 @@ from thermosphere.runs.claims import (
     usable,
 )
 from thermosphere.runs.claims_ladder import NEEDED, least_error
-from thermosphere.runs.claims_weights import over_pairs, still_moving
+from thermosphere.runs.claims_weights import motion_of, still_moving
 from thermosphere.runs.config import Config
 from thermosphere.runs.study import ModelStudy
 
@@ -138,8 +137,8 @@ def attention_is_self_averaging(studies: Studies, config: Config) -> list[Findin
             findings.append(Finding(MAPS, study.name, claim, "undecided", "", reason))
             continue
         pairs = one.alike.other_start
-        motion = one.alike.motion
-        likeness = over_pairs(pairs, starts, motion if math.isfinite(motion) else 0.0)
+        motion = motion_of(study, one.alike.motion)
+        likeness = mean_over_chains(pairs, one.alike.starts, motion)
         verdict = compared(likeness, bound=ALIKE)
         numbers = f"correlation {shown(likeness)} between samples of {starts} starts"
         because = {

@@ -30,6 +30,7 @@ from thermosphere.runs.claims import (
     usable,
 )
 from thermosphere.runs.config import Config
+from thermosphere.runs.report_tables import format_temperature
 from thermosphere.runs.study import ModelStudy
 
 FIGURE = "fig3"
@@ -138,6 +139,8 @@ def peak_contrast(study: ModelStudy) -> Measured | str:
         return "no temperature that counts a factor of 2 away from T* on both sides"
     top, left, right = heat[at[0]], heat[cold[-1]], heat[hot[0]]
     mean = 0.5 * (left.mean + right.mean)
+    if not (top.mean > 0 and mean > 0):
+        return "d⟨U⟩/dT is not known well enough to be positive"
     error = math.hypot(top.error / top.mean, 0.5 * math.hypot(left.error, right.error) / mean)
     freedom = min(one.freedom for one in (top, left, right))
     return Measured(math.log(top.mean / mean), error, freedom)
@@ -185,14 +188,14 @@ def minimum_just_above_the_peak(studies: Studies, config: Config) -> list[Findin
         best = _least(errors)
         within = rows["temperature"].values[compatible(errors, best)]
         low, high = (study.table.attrs[end] for end in ("peak_low", "peak_high"))
-        ends = [
-            in_units_of_peak(study, end) if math.isfinite(end) else "the end of the ladder"
-            for end in (low, high)
-        ]
-        numbers = (
-            f"least {span(study, within)}, T* between {ends[0]} and {ends[1]}, as far as the "
-            "errors tell"
-        )
+        where = ""
+        if low != high:  # NaN, which differs from itself: open
+            ends = [
+                f"T = {format_temperature(end)}" if math.isfinite(end) else "the ladder's end"
+                for end in (low, high)
+            ]
+            where = f", T* between {ends[0]} and {ends[1]}"
+        numbers = f"least {span(study, within)}{where}, as far as the errors tell"
         verdict: Verdict = "undecided"
         because = "the minimum is too flat, or T* too uncertain, for the errors"
         if within.min() >= high and within.max() <= JUST_ABOVE * low:

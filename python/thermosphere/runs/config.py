@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -201,14 +201,18 @@ class Config(Section, frozen=True):
         """Whether there is a contact map: couplings need none, and then only a structure's own."""
         return self.sequences.couplings is None or self.structure.file is not None
 
-    def sampled_on(self, device: str) -> Config:
-        """The same with this device for every model. Raises ValueError for an unknown one."""
+    def sampled_on(self, device: str, only: Iterable[str] = ()) -> Config:
+        """The same with this device for these models, for all where none is named. Raises
+        ValueError for an unknown device."""
+        named = set(only) or set(self.models)
         if device not in DEVICES:
             raise ValueError(f"--device must be one of {', '.join(DEVICES)}, got {device!r}")
         models = {
             name: msgspec.structs.replace(
                 model, sampling=msgspec.structs.replace(model.sampling, device=device)
             )
+            if name in named
+            else model
             for name, model in self.models.items()
         }
         return msgspec.structs.replace(self, models=models)

@@ -62,29 +62,53 @@ Tensors = dict[str, torch.Tensor]
 def keep(run: StudiedRun, folder: Path) -> None:
     """Write each model of the run to ``folder``/MODEL, in place of what was kept of it before.
 
-    Raises ValueError where a model is kept there that cannot stand on one page with these: of other
-    sequences or contacts, seed or analysis.
+    All are written before the first one is replaced. Raises ValueError where a model is kept there
+    that cannot stand on one page with these: of other sequences or contacts, seed or analysis.
     """
     belongs = _belongs(run)
-    for path in sorted(folder.glob(f"*/{FILE}")):
-        if path.parent.name not in run.studies:
-            _, header = read_archive(path, KIND)
-            _check_alike(path.parent, header["belongs"], belongs)
+    for name in _kept_models(folder):
+        if name not in run.studies:
+            _check_alike(folder / name, _header(folder / name)["belongs"], belongs)
     for name, study in run.studies.items():
-        building = folder / f"{name}.new"
-        shutil.rmtree(building, ignore_errors=True)
+        building = _beside(folder, name, "new")
         building.mkdir(parents=True)
         _keep_model(run, name, study, building, belongs)
-        shutil.rmtree(folder / name, ignore_errors=True)
-        os.replace(building, folder / name)
     if run.protein is not None:
         run.protein.save(folder / CONTACTS)
+    else:
+        (folder / CONTACTS).unlink(missing_ok=True)
+    for name in run.studies:
+        before = _beside(folder, name, "old")
+        if (folder / name).exists():
+            os.replace(folder / name, before)
+        os.replace(folder / f"{name}.new", folder / name)
+        shutil.rmtree(before, ignore_errors=True)
+
+
+def _beside(folder: Path, name: str, end: str) -> Path:
+    """folder/NAME.end, which is no longer there."""
+    path = folder / f"{name}.{end}"
+    shutil.rmtree(path, ignore_errors=True)
+    return path
+
+
+def _kept_models(folder: Path) -> list[str]:
+    """Those that are there, with what a kill had put aside."""
+    for name in NAMES:
+        aside = folder / f"{name}.old"
+        if aside.is_dir() and not (folder / name).exists():
+            os.replace(aside, folder / name)
+    return [name for name in NAMES if (folder / name / FILE).is_file()]
+
+
+def _header(path: Path) -> dict[str, Any]:
+    return read_archive(path / FILE, KIND)[1]
 
 
 def read_kept(folder: Path) -> StudiedRun:
-    """Every model that is kept there, as one run. ValueError where there is none, or a file is
-    damaged."""
-    found = [name for name in NAMES if (folder / name / FILE).is_file()]
+    """Every model that is kept there, as one run. ValueError where there is none, a file is
+    damaged, or they are not of one study (after a kill)."""
+    found = _kept_models(folder)
     if not found:
         raise ValueError(f"publish: {folder} keeps no model; publish a run first (-o DIR)")
     configs = {name: _config(folder / name / "config.toml") for name in found}
@@ -98,11 +122,15 @@ def read_kept(folder: Path) -> StudiedRun:
     )
     archives = {name: read_archive(folder / name / FILE, KIND) for name in found}
     contacts = folder / CONTACTS
+    protein = ContactMap.load(contacts) if contacts.is_file() else None
+    belongs = [header["belongs"] for _, header in archives.values()]
+    for name, own in zip(found, belongs, strict=True):
+        _check_alike(folder / name, own, {**belongs[-1], "contacts": _contacts(protein)})
     return StudiedRun(
         directory=folder,
         config=config,
-        protein=ContactMap.load(contacts) if contacts.is_file() else None,
-        data=SequenceSets(**archives[found[0]][1]["belongs"]["sequences"]),
+        protein=protein,
+        data=SequenceSets(**belongs[-1]["sequences"]),
         studies={name: _study(name, *archives[name], config) for name in found},
         stage1={name: EarlyStopped.load(folder / name / "stage1.safetensors") for name in found},
         trained={name: References.load(folder / name / "references.safetensors") for name in found},
@@ -122,10 +150,14 @@ def _belongs(run: StudiedRun) -> dict[str, Any]:
     shared = msgspec.to_builtins(run.config)
     return {
         "sequences": asdict(run.data),
-        "contacts": None if run.protein is None else run.protein.contacts.tolist(),
+        "contacts": _contacts(run.protein),
         "seed": run.config.seed,
         "analysis": shared["analysis"],
     }
+
+
+def _contacts(protein: ContactMap | None) -> list[list[int]] | None:
+    return None if protein is None else protein.contacts.tolist()
 
 
 def _check_alike(path: Path, kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -133,8 +165,8 @@ def _check_alike(path: Path, kept: Mapping[str, Any], now: Mapping[str, Any]) ->
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key):
             raise ValueError(
-                f"publish: {path} is of another run ({key} differs) and cannot stand beside these "
-                "models; remove it, or publish elsewhere (--to)"
+                f"publish: {path} is of another run ({key} differs) and cannot stand on one page "
+                "with the other models; remove it, or publish elsewhere (--to)"
             )
 
 
@@ -230,6 +262,7 @@ def _ensemble(one: Ensemble, *, shown: bool) -> tuple[Tensors, dict[str, Any]]:
         "label": one.label,
         "temperature": one.temperature,
         "draws": one.draws,
+        "chains": list(one.chains),
         "dimensions": _described(one.dimensions),
         "halves": [_described(half) for half in one.halves],
         "motion": dict(one.motion),
@@ -243,6 +276,7 @@ def _ensemble(one: Ensemble, *, shown: bool) -> tuple[Tensors, dict[str, Any]]:
         tensors["blocks"] = torch.from_numpy(maps.blocks[:, upper[0], upper[1]]).half()
         tensors["same_start"] = _tensor(maps.alike.same_start)
         tensors["other_start"] = _tensor(maps.alike.other_start)
+        tensors["starts"] = torch.from_numpy(maps.alike.starts.astype(np.int64))
         words["attention"] = {
             "draws": maps.draws,
             "start": maps.start,
@@ -272,6 +306,7 @@ def _restored(arrays: Mapping[str, npt.NDArray[Any]], words: Mapping[str, Any]) 
             alike=SelfAveraging(
                 arrays["same_start"].astype(np.float64),
                 arrays["other_start"].astype(np.float64),
+                arrays["starts"],
                 about["motion"],
             ),
         )
@@ -279,6 +314,7 @@ def _restored(arrays: Mapping[str, npt.NDArray[Any]], words: Mapping[str, Any]) 
         label=words["label"],
         temperature=words["temperature"],
         draws=words["draws"],
+        chains=tuple(words["chains"]),
         similarity=similarity,
         norms=norms,
         dimensions=_dimensions(words["dimensions"]),

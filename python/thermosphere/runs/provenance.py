@@ -26,6 +26,8 @@ from thermosphere import __version__, _core
 
 FILE = "provenance.csv"
 COLUMNS = ("stage", "models", "started", "seconds", "version", "commit", "machine")
+Row = dict[str, str]
+
 KEPT = 1.0  # seconds; a stage that took less did nothing but look
 
 
@@ -83,20 +85,21 @@ def recorded(directory: Path, stage: str, models: Sequence[str] = ()) -> Iterato
         seconds = time.monotonic() - clock
         if done or seconds >= KEPT:  # a refusal is no part of the run
             when = started.strftime("%Y-%m-%dT%H:%M:%SZ")
-            row = (stage, " ".join(models), when, f"{seconds:.1f}", __version__, running, machine())
-            _append(directory / FILE, row)
+            took, own = f"{seconds:.1f}", " ".join(models)
+            values = (stage, own, when, took, __version__, running, machine())
+            _append(directory / FILE, dict(zip(COLUMNS, values, strict=True)))
 
 
-def _append(path: Path, row: Sequence[str]) -> None:
-    new = not path.exists()
+def _append(path: Path, row: Row) -> None:
+    columns: Sequence[str] = COLUMNS
+    if path.exists():  # a record of before stages named their models goes on without
+        with path.open(newline="", encoding="utf-8") as file:
+            columns = next(csv.reader(file), COLUMNS)
     with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(COLUMNS)
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        if not file.tell():
+            writer.writeheader()
         writer.writerow(row)
-
-
-Row = dict[str, str]
 
 
 def rows_of(directory: Path, model: str) -> list[Row]:
@@ -125,12 +128,12 @@ def stage_times(*directories: Path) -> list[StageTime]:
     """
     seen: dict[tuple[str, ...], Row] = {}
     for directory in directories:
-        seen |= {tuple(row.values()): row for row in _rows(directory / FILE)}
+        seen |= {tuple(sorted(row.values())): row for row in _rows(directory / FILE)}
     parts: dict[tuple[str, str], list[Row]] = {}
     for row in sorted(seen.values(), key=lambda row: row["started"]):
-        key = row["stage"], row["models"]
-        if float(row["seconds"]) >= KEPT or key not in parts:
-            parts.setdefault(key, []).append(row)
+        looked = float(row["seconds"]) < KEPT  # or was too short to matter: the first one stays
+        if not (looked and any(stage == row["stage"] for stage, _ in parts)):
+            parts.setdefault((row["stage"], row["models"]), []).append(row)
     return [
         StageTime(
             stage=stage,
@@ -148,7 +151,7 @@ def _rows(path: Path) -> list[Row]:
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+        rows = [{"models": "", **row} for row in csv.DictReader(file)]
     for number, row in enumerate(rows, start=2):
         try:
             float(row["seconds"])

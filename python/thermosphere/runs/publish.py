@@ -74,9 +74,9 @@ def publish(destination: Path, run: StudiedRun | None = None, *, progress: bool 
     if run is not None:
         kept.keep(run, folder)
     whole = kept.read_kept(folder)
+    verdicts = findings(whole.studies, whole.config)
     _clear(destination)
     _write(page, MARK + "\n")  # what a kill leaves is known as ours
-    verdicts = findings(whole.studies, whole.config)
     chapters = []
     for make in tqdm(PRODUCTS, desc="figures", unit="product", disable=not progress):
         product = make(whole)

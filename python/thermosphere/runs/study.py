@@ -43,6 +43,7 @@ class Ensemble:
     label: str  # "samples" | "ES" | "OT"
     temperature: float  # NaN for trained weights
     draws: int  # K, how many vectors
+    chains: tuple[int, ...]  # (K,) of the samples, or the runs
     # "within chains" | "between chains" | the label → layer → pairs
     similarity: Mapping[str, Mapping[str, Array]]
     norms: Mapping[str, Array]  # norm vector → (K, d)
@@ -247,6 +248,7 @@ def _ensemble(
         label=label,
         temperature=temperature,
         draws=len(weights),
+        chains=tuple(drawn.chains.tolist()),
         similarity=similarity,
         norms=norm_vectors(weights, layout),
         dimensions=effective_dimensions(weights, layout),
