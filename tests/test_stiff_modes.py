@@ -25,6 +25,7 @@ from thermosphere.sampling.held_modes import HeldModes
 from thermosphere.sampling.langevin import Langevin
 from thermosphere.sampling.options import LangevinOptions
 from thermosphere.sampling.state import LangevinState
+from thermosphere.sampling.stiffness import Curvature
 from thermosphere.sampling.unreachable import UnreachableSphereError
 
 CHAINS, PARAMETERS, MODES = 3, 40, 4
@@ -195,6 +196,26 @@ def test_the_stiffest_modes_are_those_of_the_hessian_and_are_brought_down_to_the
         levels.append(flattened[-1])
     found = at.largest(masses, modes=modes)
     torch.testing.assert_close(found, torch.stack(levels), rtol=0.02, atol=0)
+
+
+def test_modes_stay_orthogonal_where_a_few_are_much_stiffer_than_the_rest() -> None:
+    """Eight decades of curvature: vectors that had settled would come again were they not taken
+    out of each product."""
+    levels = torch.cat([torch.logspace(0, 2, 40), torch.logspace(-6, -1, 960)])
+    weights = torch.randn(2, 1000, generator=torch.Generator().manual_seed(1))
+    at = Curvature(
+        lambda w, _: (w.new_zeros(len(w)), w * levels),
+        weights,
+        seed=1,
+        step=1,
+        chain_ids=torch.arange(2),
+    )
+    modes = at.leading(torch.ones(2, 1000, dtype=torch.float64), 32)
+    gram = modes.vectors.double() @ modes.vectors.double().transpose(1, 2)
+    torch.testing.assert_close(gram, torch.eye(32).double().expand(2, 32, 32), rtol=0, atol=1e-6)
+    held = (modes.vectors.double().square() * levels).sum(2)
+    torch.testing.assert_close(held[:, :12], levels[:40].flip(0)[:12].expand(2, 12).double(),
+                               rtol=0.01, atol=0)  # fmt: skip
 
 
 def modes_sampler(toy: Nonlinear, ids: int = 3, **options: object) -> Langevin:
