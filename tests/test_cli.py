@@ -7,12 +7,15 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
 
 from thermosphere.cli import STAGES, main
 from thermosphere.proteins.dataset import DataSet
+from thermosphere.runs import sample
 from thermosphere.runs.config_reading import load_config, preset_text
+from thermosphere.runs.pipeline import Run
 from thermosphere.runs.provenance import stage_times
 
 TWO_MODELS = "[models.tf1-small]\n[models.tf4-small]"
@@ -83,6 +86,76 @@ def test_a_stage_works_on_the_models_asked_for(
     assert not (tmp_path / "run" / "tf4-small" / "samples.zarr").exists()
     assert main(["report", *run, "--model", "tf1-small"]) == 0
     assert main(["report", *run]) == 2  # of both, and one has not been sampled
+
+
+LONGER = ["--set", "models.tf1-small.sampling.draws_max=11"]
+
+
+def going_on(run: Path, *settings: str) -> list[str]:
+    return ["sample", "-o", str(run), "--quiet", "--threads", "1", "--resume", *settings]
+
+
+def cold_settled(table: xr.Dataset) -> np.ndarray:
+    """As if the first of two temperatures had settled."""
+    return np.array([True, False])
+
+
+def test_temperatures_that_have_not_settled_go_on(
+    copied: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sample, "settled", cold_settled)
+    whole, broken = (shutil.copytree(copied, tmp_path / name) for name in ("whole", "broken"))
+    assert main(going_on(whole, "--set", "models.tf1-small.sampling.draws=11")) == 0
+    assert main(going_on(copied, *LONGER)) == 0
+    every, some = (
+        xr.open_zarr(run / "tf1-small" / "samples.zarr").load() for run in (whole, copied)
+    )
+    cold = (some["temperature"] == some["temperature"].min()).values
+    assert some.sizes["draw"] == 11
+    # Those that go on have the bits that they would have had with the others beside them.
+    for where in ({"chain": ~cold}, {"chain": cold, "draw": slice(6)}):
+        one, other = (samples.isel(where).drop_attrs() for samples in (some, every))
+        xr.testing.assert_identical(one, other)
+    assert bool(some.isel(chain=cold, draw=slice(6, 11)).isnull().to_array().all())
+
+    calls: list[int] = []
+
+    def dying(*arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return observe(*arguments)
+
+    observe = sample.observe
+    with monkeypatch.context() as patched:
+        patched.setattr(sample, "observe", dying)
+        often = "models.tf1-small.sampling.checkpoint_seconds=0.0"
+        assert main(going_on(broken, *LONGER, "--set", often)) == 130
+    assert main(going_on(broken, *LONGER)) == 0
+    again = xr.open_zarr(broken / "tf1-small" / "samples.zarr").load()
+    xr.testing.assert_identical(again.drop_attrs(), some.drop_attrs())
+    assert main(["report", "-o", str(broken), "--quiet"]) == 0
+
+    said = refused(capsys, *going_on(copied, "--set", "models.tf1-small.sampling.draws=8"))
+    assert "models.tf1-small.sampling.draws: saved 6, now 8" in said
+    more = load_config(
+        (copied / "config.toml").read_text(), where="run", changes=["sampling.draws=8"]
+    )
+    with pytest.raises(ValueError, match=r"sampling.draws must stay 6, got 8; raise draws_max"):
+        Run(copied, more, resume=True).sample()  # whoever does not ask first
+    assert main(going_on(copied, "--set", "models.tf1-small.sampling.draws_max=12")) == 0
+    assert xr.open_zarr(copied / "tf1-small" / "samples.zarr").sizes["draw"] == 12
+
+
+def test_sampling_ends_where_all_have_settled(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample, "settled", lambda table: np.array([True, True]))
+    assert main(going_on(copied, *LONGER)) == 0
+    assert xr.open_zarr(copied / "tf1-small" / "samples.zarr").sizes["draw"] == 6
 
 
 def test_doctor_says_what_is_used(capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,6 +252,10 @@ def test_a_checkpoint_of_other_weights_is_refused(
         (["run", "--preset", "nothing"], "preset: expected one of demo, laptop, paper, smoke"),
         (["run", "--config", "nothing.toml"], "nothing.toml: No such file"),
         (["run", "--preset", "smoke", "--set", "sed=1"], "unknown key 'sed'; did you mean 'seed'"),
+        (
+            ["run", "--preset", "smoke", "--set", "sampling.draws_max=5"],
+            "sampling.draws_max must be 0 or >= draws = 6, got 5",
+        ),
         (["run", "--preset", "smoke", "--set", "seed=-1"], "seed: Expected `int` >= 0, got"),
         (["contacts", "--preset", "smoke", "--structure", "no.pdb"], "no.pdb"),
         (["run", "--preset", "smoke", "--threads", "0"], "--threads must be >= 1, got 0"),

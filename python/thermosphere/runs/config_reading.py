@@ -138,6 +138,11 @@ def _check(config: Config, where: str) -> None:
                 f"{config.data.test}, "
                 f"got {model.sampling.test_sequences}"
             )
+        if 0 < model.sampling.draws_max < model.sampling.draws:
+            raise ValueError(
+                f"{where}: models.{name}.sampling.draws_max must be 0 or >= draws = "
+                f"{model.sampling.draws}, got {model.sampling.draws_max}"
+            )
         fewest = EXACT_TRAJECTORIES * model.pilot.exact_steps
         if model.pilot.exact_gradients < fewest:
             raise ValueError(

@@ -275,6 +275,7 @@ class Run(RunDirectory):
                 self._sampling(name, settings),
                 seed=stage_seed(self.config.seed, f"sample {name}"),
                 config=self.config.to_toml(),
+                burn_in=self.config.analysis.burn_in,
                 resume=self.resume,
                 progress=self.progress,
             )

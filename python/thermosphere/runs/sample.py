@@ -11,9 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+import xarray as xr
 from tqdm import tqdm
 
 from thermosphere import _core
+from thermosphere.analysis.thermodynamics import BurnIn, settled, thermodynamics
 from thermosphere.archive import read_archive, write_archive
 from thermosphere.models.masked_sites import MaskedSites
 from thermosphere.models.potential import MaskedLanguagePotential, Potential
@@ -21,7 +23,7 @@ from thermosphere.models.regularised import Regularised
 from thermosphere.ops.backends import step_backend
 from thermosphere.proteins.dataset import DataSet
 from thermosphere.runs.config import Sampling
-from thermosphere.runs.store import SampleStore
+from thermosphere.runs.store import SampleStore, open_samples
 from thermosphere.sampling.langevin import Langevin
 from thermosphere.sampling.state import LangevinState
 from thermosphere.training import References
@@ -40,6 +42,7 @@ def sample_model(
     *,
     seed: int,
     config: str = "",
+    burn_in: BurnIn = 0.5,
     resume: bool = False,
     progress: bool = False,
 ) -> Path:
@@ -47,9 +50,11 @@ def sample_model(
     DIR/samples.zarr.
 
     Chain j of a temperature starts from ES weights j mod (number of references). Row = temperature
-    · chains + j. Raises ValueError where the
-    directory holds samples and ``resume`` is off, UnreachableSphereError where a chain leaves the
-    sphere.
+    · chains + j. Temperatures that have not settled after ``draws`` (analysis/thermodynamics.py,
+    by ``burn_in``) go on by themselves, a quarter of that at a time, to ``draws_max``; what others
+    lack is NaN. Raises ValueError where the directory holds samples and ``resume`` is off, or more
+    draws of all are asked for after some have gone on; UnreachableSphereError where a chain leaves
+    the sphere.
     """
     store_path, checkpoint = directory / "samples.zarr", directory / CHECKPOINT_FILE
     if (store_path.exists() or checkpoint.exists()) and not resume:
@@ -62,8 +67,6 @@ def sample_model(
     start = torch.arange(chains) % settings.chains % references.early_stopped.shape[0]
     first = references.early_stopped[start]  # w0, (C, N)
     norm2 = float(references.norm2)
-    energy = sampled_potential(potential, settings, first)
-    sampler = Langevin(energy, temperature, seed=seed, options=settings.options())
     belongs_to = {
         **asdict(settings.options()),
         "temperatures": settings.temperatures,
@@ -78,6 +81,7 @@ def sample_model(
     }
     bits = _bits(potential, settings)
 
+    rows = torch.arange(chains)  # that still move
     if checkpoint.exists():
         tensors, header = read_archive(checkpoint, CHECKPOINT)
         state = LangevinState.from_tensors(tensors, potential.device)
@@ -87,51 +91,81 @@ def sample_model(
                 f"sample: {checkpoint} was written with {header['bits']}, this is {bits}: "
                 "the run goes on, but not with the bits of an unbroken one"
             )
-        done = int(header["draws"])
-        store = SampleStore.open(
-            store_path,
-            draws=max(done, settings.draws),
-            chains=chains,
-            parameters=potential.parameters,
-        )
+        done, rows = int(header["draws"]), torch.tensor(header.get("rows", rows.tolist()))
+        if len(rows) < chains and settings.draws != header["of_all"]:
+            raise ValueError(
+                f"sample: {store_path} has {header['of_all']} draws of all chains, and those that "
+                f"had not settled went on: sampling.draws must stay {header['of_all']}, got "
+                f"{settings.draws}; raise draws_max"
+            )
     else:
+        energy = sampled_potential(potential, settings, first)
+        sampler = Langevin(energy, temperature, seed=seed, options=settings.options())
         state = sampler.init(first, norm2=norm2 if settings.constrained else None)
         done = 0
-        store = new_store(store_path, potential, settings, temperature, start, norm2, config)
+        new_store(store_path, potential, settings, temperature, start, norm2, config)
     sets = judged_sets(potential, data, settings)
-    bar = tqdm(
-        total=settings.draws * settings.moves_per_draw,
-        initial=done * settings.moves_per_draw,
-        desc=f"sampling {potential.model.name}, {chains} chains on {_place(potential)}, "
-        f"{potential.backend} gradient, {sampler.moves.way}",
-        unit="move",
-        disable=not progress,
-    )
-    saved_at = time.monotonic()
-    with bar:
-        for draw in range(done, settings.draws):
+    bar = tqdm(initial=done * settings.moves_per_draw, unit="move", disable=not progress)
+
+    def advance(to: int) -> None:
+        """The chains that still move, to this many draws."""
+        energy = sampled_potential(potential, settings, first[rows])
+        sampler = Langevin(energy, temperature[rows], seed=seed, options=settings.options())
+        store = SampleStore.open(
+            store_path, draws=max(to, done), chains=chains, parameters=potential.parameters
+        )
+        bar.total = to * settings.moves_per_draw
+        bar.set_description(
+            f"sampling {potential.model.name}, {len(rows)} chains on {_place(potential)}, "
+            f"{potential.backend} gradient, {sampler.moves.way}"
+        )
+        saved_at = time.monotonic()
+        for draw in range(done, to):
             begun = draw * settings.moves_per_draw
             minibatch_loss = sampler.run(
                 state,
                 settings.moves_per_draw,
                 on_moves=lambda moves: bar.update(begun + moves - bar.n),  # noqa: B023
             )
-            observables = observe(potential, sets, sampler, state, first)
+            observables = observe(potential, sets, sampler, state, first[rows])
             observables["minibatch_loss"] = minibatch_loss
-            store.write(draw, observables, state.weights.cpu())
-            if (
-                time.monotonic() - saved_at >= settings.checkpoint_seconds
-                or draw + 1 == settings.draws
-            ):
+            store.write(draw, observables, state.weights.cpu(), rows)
+            if time.monotonic() - saved_at >= settings.checkpoint_seconds or draw + 1 == to:
                 header = {
                     "kind": CHECKPOINT,
                     "draws": draw + 1,
+                    "rows": rows.tolist(),
+                    "of_all": settings.draws,
                     "fingerprint": belongs_to,
                     "bits": bits,
                 }
                 write_archive(checkpoint, state.tensors(), header)
                 saved_at = time.monotonic()
+
+    with bar:
+        advance(settings.draws)
+        done = max(done, settings.draws)
+        part = max(1, settings.draws // 4)
+        while done < settings.draws_max:
+            if (done - settings.draws) % part == 0:
+                going = _unsettled(
+                    open_samples(store_path).isel(draw=slice(done)), temperature[rows], burn_in
+                )
+                state, rows = state.of(going), rows[going]
+                if not len(rows):
+                    break
+            end = settings.draws + part * ((done - settings.draws) // part + 1)
+            end = min(end, settings.draws_max)
+            advance(end)
+            done = end
     return store_path
+
+
+def _unsettled(samples: xr.Dataset, temperature: torch.Tensor, burn_in: BurnIn) -> torch.Tensor:
+    """Which of these chains, by their temperatures (R,), are at one that has not settled."""
+    table = thermodynamics(samples, burn_in=burn_in)
+    still = torch.from_numpy(table["temperature"].values[~settled(table)])
+    return torch.isin(temperature, still).nonzero().flatten()
 
 
 def sampled_potential(

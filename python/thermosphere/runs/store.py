@@ -121,13 +121,13 @@ class SampleStore:
         weights: torch.Tensor,
         rows: torch.Tensor | None = None,
     ) -> None:
-        """Write draw number ``draw``: observables (C,) each, weights (C, N); of these chains
-        (C,), neighbours in the store, where not of all."""
-        which = slice(None) if rows is None else slice(int(rows[0]), int(rows[-1]) + 1)
+        """Write draw number ``draw``: observables (C,) each, weights (C, N); of these chains (C,)
+        where not of all."""
+        which = slice(None) if rows is None else rows.numpy()
         with _readable(self.path):
             for name in OBSERVABLES:
-                self._array(name)[which, draw] = observables[name].numpy()
-            self._array("weights")[which, draw] = weights.numpy()
+                self._array(name).oindex[which, draw] = observables[name].numpy()
+            self._array("weights").oindex[which, draw] = weights.numpy()
 
     def _array(self, name: str) -> zarr.Array:
         array = self._group[name]
@@ -159,6 +159,15 @@ def read_weights(
     with _readable(Path(samples.encoding.get("source", "samples"))):
         weights: npt.NDArray[np.float32] = samples["weights"].isel(chain=chains, draw=draws).values
     return weights
+
+
+def stored_draws(path: Path) -> int:
+    """For how many draws of a chain the store has room; 0 where it is not there. ValueError, one
+    line, where it is damaged."""
+    if not Path(path).is_dir():
+        return 0
+    with _readable(path):
+        return int(zarr.open_group(path, mode="r", use_consolidated=False)["move"].shape[0])
 
 
 def written_draws(samples: xr.Dataset) -> int:

@@ -32,6 +32,12 @@ class LangevinState:
     look_step: torch.Tensor  # (C,) int64
     step: int = 0
 
+    def of(self, rows: torch.Tensor) -> LangevinState:
+        """These chains (R,) int64 alone, copied: they go on with the bits they would have had."""
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "step"}
+        some = {name: tensor[rows.to(tensor.device)] for name, tensor in named.items()}
+        return LangevinState(**some, step=self.step)
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """All of it as named tensors on the CPU, for a checkpoint: the same whatever the device."""
         named = {f.name: getattr(self, f.name).cpu() for f in fields(self) if f.name != "step"}
