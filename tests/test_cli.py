@@ -141,9 +141,8 @@ def test_temperatures_that_have_not_settled_go_on(
 
     said = refused(capsys, *going_on(copied, "--set", "models.tf1-small.sampling.draws=8"))
     assert "models.tf1-small.sampling.draws: saved 6, now 8" in said
-    more = load_config(
-        (copied / "config.toml").read_text(), where="run", changes=["sampling.draws=8"]
-    )
+    text = (copied / "config.toml").read_text()
+    more = load_config(text, where="run", changes=["models.tf1-small.sampling.draws=8"])
     with pytest.raises(ValueError, match=r"sampling.draws must stay 6, got 8; raise draws_max"):
         Run(copied, more, resume=True).sample()  # whoever does not ask first
     assert main(going_on(copied, "--set", "models.tf1-small.sampling.draws_max=12")) == 0
