@@ -272,6 +272,18 @@ def test_traces_stop_where_writing_stopped() -> None:
         assert 9900 < line.get_xdata()[finite].max() < 10000
 
 
+def test_burn_in_is_that_of_short_and_of_long_chains() -> None:
+    some = samples().isel(draw=slice(100))
+    some["train_loss"][:] = 1.0
+    assert len(trace_figure(some).axes[0].patches) == 1
+    some["train_loss"][1, 40:] = np.nan
+    axes = trace_figure(some, burn_in=0.5).axes[0]
+    ends = sorted(patch.get_x() + patch.get_width() for patch in axes.patches)
+    assert ends == [float(some["move"][20]), float(some["move"][50])]
+    assert "went on" in axes.get_xlabel()
+    assert not trace_figure(some, burn_in=None).axes[0].patches
+
+
 def test_threshold_lines_only_where_values_split() -> None:
     values = {"norm1.gain": np.linspace(-1.0, 1.0, 64)}
     split = EffectiveDimension(64, 26.0, 0.0, 0.5, 9.0, True)

@@ -47,8 +47,9 @@ def trace_figure(
 ) -> Figure:
     """One observable of every chain against the move, coloured by temperature.
 
-    samples as for `thermodynamics`.  burn_in: the fraction that averages drop, shaded; None shades
-    nothing.  ValueError when the samples lack the observable.
+    samples as for `thermodynamics`.  burn_in: the fraction that averages drop, shaded, of the
+    shortest chains and of the longest; None shades nothing.  ValueError when the samples lack the
+    observable.
     """
     if observable not in samples:
         raise ValueError(
@@ -66,11 +67,14 @@ def trace_figure(
     for chain in np.argsort(-temperature, kind="stable"):
         step, thin = thinned(move, values[chain])
         axes.plot(step, thin, color=colours.to_rgba(temperature[chain]), linewidth=1.0)
-    written = np.flatnonzero(np.isfinite(values).any(axis=0))
-    if burn_in is not None and written.size:
-        cut = move[written[int(written.size * burn_in)]]
-        axes.axvspan(float(move[written[0]]), float(cut), color="#000000", alpha=0.06, linewidth=0)
-    axes.set_xlabel("move" + (" (shaded: burn-in)" if burn_in is not None else ""))
+    written = np.isfinite(values).sum(axis=1)
+    ends = np.unique(written[written > 0])
+    if burn_in is not None:
+        for end in {ends[0], ends[-1]} if ends.size else ():
+            cut = float(move[int(end * burn_in)])
+            axes.axvspan(float(move[0]), cut, color="#000000", alpha=0.06, linewidth=0)
+    longer = ", lighter: of chains that went on" if ends.size > 1 else ""
+    axes.set_xlabel("move" + (f" (shaded: burn-in{longer})" if burn_in is not None else ""))
     axes.set_ylabel(LABELS.get(observable, observable.replace("_", " ")))
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     figure.colorbar(colours, ax=axes, label="temperature T (nats)")
