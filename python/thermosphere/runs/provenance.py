@@ -131,8 +131,9 @@ def stage_times(*directories: Path) -> list[StageTime]:
         seen |= {tuple(sorted(row.values())): row for row in _rows(directory / FILE)}
     parts: dict[tuple[str, str], list[Row]] = {}
     for row in sorted(seen.values(), key=lambda row: row["started"]):
-        looked = float(row["seconds"]) < KEPT  # or was too short to matter: the first one stays
-        if not (looked and any(stage == row["stage"] for stage, _ in parts)):
+        before = [models for stage, models in parts if stage == row["stage"]]
+        known = "" in before or set(_named(row)) <= set(" ".join(before).split(" "))
+        if float(row["seconds"]) >= KEPT or not (before and known):
             parts.setdefault((row["stage"], row["models"]), []).append(row)
     return [
         StageTime(
