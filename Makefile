@@ -58,8 +58,8 @@ THREADED := $(addprefix tests/test_,parallel.py encoder_gradient.py langevin_ste
 # whole runs, which are minutes long and call nothing of it that others do not. A new file is in until it is named.
 UNCHECKED := $(patsubst %,--ignore=tests/test_%.py,archive attention_norm_triton bias calibration config convergence \
 	couplings couplings_law dataset decorrelation embedding encoder_gradient_triton enumeration fasta feedforward \
-	feedforward_norm_triton figures interactions langevin_step_device_code langevin_step_triton layout \
-	masked_cross_entropy_triton masses minibatch_triton module numerics options paper_claims potts potts_model publish \
+	feedforward_norm_triton figures interactions kept langevin_step_device_code langevin_step_triton layout \
+	masked_cross_entropy_triton masses minibatch_triton module numerics options paper_claims potts potts_model provenance publish \
 	rattle report reproduce significance \
 	report_browser report_data sequence_statistics similarity store structure tempering thermodynamics \
 	transformer triton_gradient triton_resources walker)

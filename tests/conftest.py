@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,3 +40,19 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two models on the hairpin; a module may have a `finished` of its own."""
+    from hairpin_run import run_hairpin
+
+    return run_hairpin(tmp_path_factory.mktemp("hairpin"))
+
+
+@pytest.fixture(scope="session")
+def published(finished: Path) -> Path:
+    """What was published of it, in its directory."""
+    from hairpin_run import published_of
+
+    return published_of(finished)

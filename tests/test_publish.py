@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import os
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 import zarr
+from hairpin_run import MODELS, SITES, rows
 from PIL import Image
 
-from thermosphere.analysis.embedding import EffectiveDimension
-from thermosphere.archive import read_archive, write_archive
 from thermosphere.cli import main
 from thermosphere.models.masked_sites import MaskedSites
 from thermosphere.models.potential import evaluate
@@ -28,59 +21,13 @@ from thermosphere.models.transformer import Transformer
 from thermosphere.proteins.alphabet import ALPHABET
 from thermosphere.proteins.dataset import DataSet
 from thermosphere.proteins.structure import ContactMap
-from thermosphere.runs import kept, products_ladder, products_weights, provenance, publish
-from thermosphere.runs.config import Config
+from thermosphere.runs import products_ladder, products_weights, publish
 from thermosphere.runs.config_reading import load_config
 from thermosphere.runs.embedding_dimension import Retraining, saved_retraining
 from thermosphere.runs.paper_claims import findings
 from thermosphere.runs.product import Data
 from thermosphere.runs.studied_run import StudiedRun
 from thermosphere.training import EarlyStopped
-
-SITES = 22
-MODELS = ("tf1-small", "ff")
-SHORT = (
-    *("--preset", "smoke", "--quiet", "--set", "models.ff={}"),
-    *("--set", "training.max_epochs=2", "--set", "training.reference_epochs=40"),
-)
-NAMES = """ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP TYR VAL"""
-
-
-def hairpin(path: Path) -> Path:
-    """Two antiparallel strands of alpha carbons, 3.8 Å a step and 3.6 Å apart: residue k touches
-    residue 21 − k."""
-    lines = []
-    for k in range(SITES):
-        first = k < SITES // 2
-        x = 3.8 * (k if first else SITES - 1 - k)
-        y = 0.0 if first else 3.6
-        lines.append(
-            f"ATOM  {k + 1:5d}  CA  {NAMES.split()[k % 20]} B{k + 1:4d}    {x:8.3f}{y:8.3f}{0:8.3f}"
-            f"{1:6.2f}{0:6.2f}          {'C':>2s}"
-        )
-    path.write_text("\n".join([*lines, "END", ""]))
-    return path
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of two models on the hairpin."""
-    folder = tmp_path_factory.mktemp("hairpin")
-    structure = hairpin(folder / "hairpin.pdb")
-    arguments = ["--structure", str(structure), "--chain", "B", "-o", str(folder / "run")]
-    assert main(["run", *SHORT, *arguments]) == 0
-    return folder / "run"
-
-
-@pytest.fixture(scope="module")
-def published(finished: Path) -> Path:
-    assert main(["publish", "-o", str(finished), "--quiet"]) == 0
-    return finished / "study"
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def test_the_structure_is_what_the_run_is_of(finished: Path) -> None:
@@ -218,17 +165,6 @@ def test_whether_the_test_error_is_kept() -> None:
     assert "cannot be told from single runs" in said([0.50], [0.60])
 
 
-def test_a_stage_is_of_the_commit_it_started_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tree = ["before"]
-    monkeypatch.setattr(provenance, "commit", lambda: tree[-1])
-    with provenance.recorded(tmp_path, "sample"):
-        tree.append("committed meanwhile")
-    (stage,) = provenance.stage_times(tmp_path)
-    assert stage.commits == ("before",)
-
-
 def test_cooling_and_retraining_are_published_over_what_was_there(
     finished: Path, published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -319,40 +255,6 @@ def test_without_a_contact_map_attention_is_left_out(finished: Path) -> None:
     assert claims == {"fig3", "fig4", "fig5"}
 
 
-def test_parts_of_a_stage_are_added_up(tmp_path: Path) -> None:
-    assert provenance.stage_times(tmp_path) == []
-    path = tmp_path / "provenance.csv"
-    head = "stage,models,started,seconds,version,commit,machine\n"
-    path.write_text(
-        f"{head}train,tf1 ff,2026-01-01T00:00:00Z,50.0,0.1,abc,here\n"
-        "sample,tf1,2026-01-01T00:01:00Z,0.4,0.1,abc,here\n"
-        "train,tf1 ff,2026-01-02T00:00:00Z,0.2,0.1,xyz,there\n"  # kept with --resume
-        "sample,tf1,2026-01-02T00:00:00Z,30.0,0.1,,there\n"
-        "sample,ff,2026-01-02T00:00:00Z,7.0,0.1,,there\n"  # beside the one before
-    )
-    train, sample, beside = provenance.stage_times(tmp_path)
-    assert (train.stage, train.models, train.seconds) == ("train", "tf1 ff", 50.0)
-    assert train.commits == ("abc",)
-    assert (sample.seconds, sample.machines) == (pytest.approx(30.4), ("here", "there"))
-    assert (beside.models, beside.seconds) == ("ff", 7.0)
-    (tmp_path / "old").mkdir()
-    old = tmp_path / "old" / "provenance.csv"  # of before stages named their models
-    old.write_text("stage,started,seconds,version,commit,machine\ntrain,then,9.0,0.1,abc,here\n")
-    with provenance.recorded(old.parent, "train", ["tf1"]):
-        pass
-    assert old.read_text().splitlines()[-1].startswith("train,20")
-    (went_on,) = provenance.stage_times(old.parent)
-    assert (went_on.models, went_on.seconds) == ("", 9.0)  # and what only looked is left out
-    path.write_text(f"{head}train,tf1,now,long,0.1,abc,here\n")
-    with pytest.raises(ValueError, match="line 2: expected stage, models, started, seconds"):
-        provenance.stage_times(tmp_path)
-
-
-def test_without_git_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    assert provenance.commit() == ""
-
-
 def test_data_have_six_digits_and_no_nan() -> None:
     data = Data("x", ["a", "b", "c"], [[1 / 3, float("nan"), True], ["text", 7, np.float64(2e-9)]])
     assert data.text() == "a,b,c\n0.333333,,yes\ntext,7,2e-09\n"
@@ -372,165 +274,6 @@ def test_a_publication_that_was_killed_is_made_again(
         assert (tmp_path / "out").is_dir()
         patched.setattr(publish, "PRODUCTS", publish.PRODUCTS[:1])
         assert main(["publish", "-o", str(finished), "--to", str(tmp_path / "out"), "--quiet"]) == 0
-
-
-def part_of(finished: Path, model: str, folder: Path) -> Path:
-    """A copy of the run in which this model alone has been sampled."""
-    run = shutil.copytree(finished, folder / model / "run", ignore=shutil.ignore_patterns("study"))
-    for other in MODELS:
-        if other != model:
-            (run / other / "checkpoint.safetensors").unlink()
-    return run
-
-
-def contents(study: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(study)): path.read_bytes()
-        for path in study.rglob("*")
-        if path.is_file()
-    }
-
-
-def test_a_page_is_put_together_from_runs_of_single_models(
-    finished: Path, published: Path, tmp_path: Path
-) -> None:
-    study = tmp_path / "study"
-    for model, here in (("ff", ("ff",)), ("tf1-small", MODELS)):
-        run = part_of(finished, model, tmp_path)
-        assert main(["publish", "-o", str(run), "--to", str(study), "--quiet"]) == 0
-        assert {row["model"] for row in rows(study / "fig3.csv")} == set(here)
-        page = (study / "README.md").read_text(encoding="utf-8")
-        waiting = "| not sampled yet | tf1-small |"
-        assert (waiting in page) == (model == "ff")
-    assert contents(study) == contents(published)
-
-
-def test_the_page_is_made_again_of_what_was_kept(published: Path, tmp_path: Path) -> None:
-    study = shutil.copytree(published, tmp_path / "study")
-    before = contents(study)
-    for path in study.glob("*.*"):
-        path.unlink()
-    assert main(["publish", "--to", str(study), "--quiet"]) == 0
-    assert contents(study) == before
-    kept_size = sum(len(data) for name, data in before.items() if name.startswith("kept/"))
-    assert kept_size < 300_000
-
-
-def test_what_is_kept_is_what_the_run_says(finished: Path, published: Path) -> None:
-    config = smoke_config(finished)
-    run, back = StudiedRun.read(finished, config), kept.read_kept(published / "kept")
-    assert back.config == config
-    assert back.data == run.data
-    assert list(back.studies) == list(run.studies)
-    for name, study in run.studies.items():
-        again = back.studies[name]
-        assert again.typical == study.typical
-        assert again.blocks == study.blocks
-        xr.testing.assert_allclose(again.table, study.table, rtol=1e-4)
-        for one, two in zip(study.references, again.references, strict=True):
-            assert one.label == two.label
-            for key, values in one.values.items():
-                np.testing.assert_allclose(two.values[key], values, rtol=1e-6)
-        for own, other in zip(study.ensembles, again.ensembles, strict=True):
-            assert (own.label, own.draws) == (other.label, other.draws)
-            np.testing.assert_equal(asdict_of(own.dimensions), asdict_of(other.dimensions))
-            assert other.motion == own.motion
-            assert len(other.halves) == len(own.halves)
-            for half, again_half in zip(own.halves, other.halves, strict=True):
-                np.testing.assert_equal(asdict_of(half), asdict_of(again_half))
-            if own.attention is not None:
-                assert other.attention is not None
-                assert other.attention.best == own.attention.best
-                np.testing.assert_allclose(
-                    other.attention.blocks, own.attention.blocks, rtol=1e-3, atol=1e-7
-                )
-                np.testing.assert_allclose(
-                    other.attention.alike.other_start, own.attention.alike.other_start, rtol=1e-6
-                )
-        for kind, layers in study.similarity.items():
-            for layer, pairs in layers.items():
-                np.testing.assert_allclose(again.similarity[kind][layer], pairs, atol=1e-6)
-        for kind, vectors in study.norms.items():
-            for vector, values in vectors.items():
-                np.testing.assert_allclose(again.norms[kind][vector], values, rtol=1e-6)
-        assert torch.equal(back.stage1[name].history_norm2, run.stage1[name].history_norm2)
-        assert back.trained[name].early_stopped.shape[1] == 0  # no weights
-
-
-def asdict_of(dimensions: Mapping[str, EffectiveDimension]) -> dict[str, dict[str, float]]:
-    return {vector: asdict(one) for vector, one in dimensions.items()}
-
-
-def test_models_of_another_study_are_not_put_beside(
-    finished: Path, published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    study = shutil.copytree(published, tmp_path / "study")
-    path = study / "kept" / "ff" / "study.safetensors"
-    tensors, header = read_archive(path, kept.KIND)
-    before = contents(study)
-    run = StudiedRun.read(finished, smoke_config(finished), models=["tf1-small"])
-    for key, value in (("sequences.digest", "0" * 64), ("seed", 5), ("analysis.burn_in", 0.1)):
-        other = json.loads(json.dumps(header))
-        section, _, entry = key.partition(".")
-        if entry:
-            other["belongs"][section][entry] = value
-        else:
-            other["belongs"][section] = value
-        write_archive(path, tensors, other)
-        with pytest.raises(ValueError, match=rf"kept/ff is of another run \({key} differs\)"):
-            kept.keep(run, study / "kept")
-        write_archive(path, tensors, header)
-    assert contents(study) == before
-    path.write_bytes(path.read_bytes()[:1000])
-    capsys.readouterr()
-    assert main(["publish", "--to", str(study), "--quiet"]) == 2
-    assert "must be a whole thermosphere kept study file" in capsys.readouterr().err
-    assert (study / "README.md").read_bytes() == before["README.md"]
-
-
-def test_a_study_that_replaces_another_is_whole_or_refused(
-    finished: Path, published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Killed after the first of two models: never one page of two studies."""
-    study = shutil.copytree(published, tmp_path / "study")
-    before = contents(study)
-    config = smoke_config(finished)
-    other = msgspec.structs.replace(config.analysis, burn_in=0.25)
-    run = StudiedRun.read(finished, msgspec.structs.replace(config, analysis=other))
-
-    def dying(source: Path, target: Path) -> None:
-        if Path(source).name == "ff.new":
-            raise KeyboardInterrupt
-        os.rename(source, target)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(kept.os, "replace", dying)
-        with pytest.raises(KeyboardInterrupt):
-            kept.keep(run, study / "kept")
-    capsys.readouterr()
-    assert main(["publish", "--to", str(study), "--quiet"]) == 2
-    assert "is of another run (analysis.burn_in differs)" in capsys.readouterr().err
-    assert (study / "README.md").read_bytes() == before["README.md"]
-    kept.keep(run, study / "kept")  # goes over what the kill left
-    assert sorted(path.name for path in (study / "kept").iterdir()) == [
-        "contacts.toml", "ff", "tf1-small"
-    ]  # fmt: skip
-    assert kept.read_kept(study / "kept").config.analysis.burn_in == 0.25
-
-
-def test_contacts_are_those_of_the_models(finished: Path, tmp_path: Path) -> None:
-    run = StudiedRun.read(finished, smoke_config(finished), models=["ff"])
-    kept.keep(run, tmp_path)
-    assert kept.read_kept(tmp_path).protein is not None
-    (tmp_path / "contacts.toml").unlink()
-    with pytest.raises(ValueError, match=r"/ff is of another run \(contacts differs\)"):
-        kept.read_kept(tmp_path)
-    kept.keep(replace(run, protein=None), tmp_path)
-    assert kept.read_kept(tmp_path).protein is None
-
-
-def smoke_config(run: Path) -> Config:
-    return load_config((run / "config.toml").read_text(), where="config.toml")
 
 
 def test_publish_says_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
