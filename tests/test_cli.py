@@ -100,6 +100,10 @@ def cold_settled(table: xr.Dataset) -> np.ndarray:
     return np.array([True, False])
 
 
+def nothing_settled(table: xr.Dataset) -> np.ndarray:
+    return np.zeros(table.sizes["temperature"], bool)
+
+
 def test_temperatures_that_have_not_settled_go_on(
     copied: Path,
     tmp_path: Path,
@@ -107,7 +111,9 @@ def test_temperatures_that_have_not_settled_go_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(sample, "settled", cold_settled)
-    whole, broken = (shutil.copytree(copied, tmp_path / name) for name in ("whole", "broken"))
+    whole, broken, fewer = (
+        shutil.copytree(copied, tmp_path / name) for name in ("whole", "broken", "fewer")
+    )
     assert main(going_on(whole, "--set", "models.tf1-small.sampling.draws=11")) == 0
     assert main(going_on(copied, *LONGER)) == 0
     every, some = (
@@ -138,6 +144,13 @@ def test_temperatures_that_have_not_settled_go_on(
     again = xr.open_zarr(broken / "tf1-small" / "samples.zarr").load()
     xr.testing.assert_identical(again.drop_attrs(), some.drop_attrs())
     assert main(["report", "-o", str(broken), "--quiet"]) == 0
+
+    monkeypatch.setattr(sample, "settled", nothing_settled)
+    text = (fewer / "config.toml").read_text().replace("going_on = 4", "going_on = 1")
+    (fewer / "config.toml").write_text(text)
+    assert main(going_on(fewer, *LONGER)) == 0
+    hot = xr.open_zarr(fewer / "tf1-small" / "samples.zarr").load()
+    xr.testing.assert_identical(hot.drop_attrs(), some.drop_attrs())  # the hotter of the two
 
     said = refused(capsys, *going_on(copied, "--set", "models.tf1-small.sampling.draws=8"))
     assert "models.tf1-small.sampling.draws: saved 6, now 8" in said

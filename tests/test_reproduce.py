@@ -121,6 +121,40 @@ def test_the_second_set_walks_down_from_the_end_of_the_first(directory: Path) ->
     np.testing.assert_allclose((weights**2).sum(2), second.attrs["norm2"], rtol=1e-5)
 
 
+def test_cooling_goes_on_where_it_has_not_settled_and_ends_where_the_samples_have(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(directory, run)
+    shutil.rmtree(run / "tf1-small" / "cooling.zarr")
+    (run / "tf1-small" / "cooling.checkpoint.safetensors").unlink()
+    before = open_samples(directory / "tf1-small" / "cooling.zarr")
+    first = before.sizes["draw"]
+    ladder = sorted(set(before["temperature"].values.tolist()))
+
+    def as_if(table: xr.Dataset) -> np.ndarray:
+        """The samples at all but the coldest; those cooled at the hottest, and after a while."""
+        cooled = not np.isfinite(table["train_loss"].values[0])
+        if not cooled:
+            return np.array([False, True, True])
+        long = table["draws"].values[1] >= first  # after a burn-in of half
+        return np.array([False, long, True])
+
+    monkeypatch.setattr(cooling, "settled", as_if)
+    longer = f"models.tf1-small.sampling.draws_max={3 * first}"
+    assert main(["cool", "-o", str(run), "--quiet", "--threads", "1", "--set", longer]) == 0
+    found = open_samples(run / "tf1-small" / "cooling.zarr")
+    written = np.isfinite(found["train_loss"].values).sum(1)
+    by_rung = [set(written[found["temperature"].values == rung]) for rung in ladder]
+    assert by_rung[0] == {0}
+    assert by_rung[2] == {first}
+    assert by_rung[1] in ({2 * first - 1}, {2 * first})
+    rows = found["temperature"].values == ladder[1]
+    np.testing.assert_array_equal(
+        found["train_loss"].values[rows, :first], before["train_loss"].values[rows]
+    )
+
+
 def test_a_killed_cooling_goes_on_bit_for_bit(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

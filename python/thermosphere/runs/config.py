@@ -98,6 +98,7 @@ class Sampling(Section, frozen=True):
     chains: Count = 2  # a temperature
     draws: Count = 100  # kept a chain
     draws_max: Index = 0  # where chains have not settled; 0: no more than draws
+    going_on: Count = 4  # temperatures that go on to draws_max: the hottest of those not settled
     moves_per_draw: Count = 100
     test_sequences: Count = 13_000  # of the test set, read at each draw
     checkpoint_seconds: Annotated[float, Meta(ge=0)] = (

@@ -322,6 +322,7 @@ class Run(RunDirectory):
                 references,
                 self._sampling(name, settings),
                 seed=stage_seed(self.config.seed, f"cool {name}"),
+                burn_in=self.config.analysis.burn_in,
                 resume=self.resume,
                 progress=self.progress,
             )

@@ -50,8 +50,9 @@ def sample_model(
     DIR/samples.zarr.
 
     Chain j of a temperature starts from ES weights j mod (number of references). Row = temperature
-    · chains + j. Temperatures that have not settled after ``draws`` (analysis/thermodynamics.py,
-    by ``burn_in``) go on by themselves, a quarter of that at a time, to ``draws_max``; what others
+    · chains + j. Of the temperatures that have not settled after ``draws``
+    (analysis/thermodynamics.py, by ``burn_in``) the hottest ``going_on`` go on by themselves, a
+    quarter of that at a time, to ``draws_max``: what is colder would take still longer. What others
     lack is NaN. Raises ValueError where the directory holds samples and ``resume`` is off, or more
     draws of all are asked for after some have gone on; UnreachableSphereError where a chain leaves
     the sphere.
@@ -148,9 +149,8 @@ def sample_model(
         part = max(1, settings.draws // 4)
         while done < settings.draws_max:
             if (done - settings.draws) % part == 0:
-                going = _unsettled(
-                    open_samples(store_path).isel(draw=slice(done)), temperature[rows], burn_in
-                )
+                written = open_samples(store_path).isel(draw=slice(done))
+                going = _unsettled(written, temperature[rows], settings.going_on, burn_in)
                 state, rows = state.of(going), rows[going]
                 if not len(rows):
                     break
@@ -161,10 +161,14 @@ def sample_model(
     return store_path
 
 
-def _unsettled(samples: xr.Dataset, temperature: torch.Tensor, burn_in: BurnIn) -> torch.Tensor:
-    """Which of these chains, by their temperatures (R,), are at one that has not settled."""
+def _unsettled(
+    samples: xr.Dataset, temperature: torch.Tensor, most: int, burn_in: BurnIn
+) -> torch.Tensor:
+    """Which of these chains, by their temperatures (R,), are at one of the ``most`` hottest that
+    have not settled."""
     table = thermodynamics(samples, burn_in=burn_in)
     still = torch.from_numpy(table["temperature"].values[~settled(table)])
+    still = still[torch.isin(still, temperature)].sort(descending=True).values[:most]
     return torch.isin(temperature, still).nonzero().flatten()
 
 
