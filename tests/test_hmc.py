@@ -284,8 +284,8 @@ def test_bad_starts() -> None:
         "init: weights on a sphere must not all be zero, got |w|² = 0": lambda: sampler.init(
             torch.zeros(12)
         ),
-        "init: norm2 must be > 0, got -1.0": lambda: sampler.init(good, norm2=-1.0),
-        "init: masses must be > 0, got 0.0": lambda: sampler.init(good, masses=0.0),
+        "init: norm2 must be finite and > 0, got -1.0": lambda: sampler.init(good, norm2=-1.0),
+        "init: masses must be finite and > 0, got 0.0": lambda: sampler.init(good, masses=0.0),
         "init: masses must be a number, (12,) or (3, 12), got (3,)": lambda: sampler.init(
             good, masses=torch.ones(3)
         ),

@@ -278,3 +278,25 @@ def test_arguments_are_checked() -> None:
     for changes, message in bad:
         with pytest.raises(ValueError, match=rf"^langevin_burst: .*{message}"):
             call(**changes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("options", [{}, {"batch": None, "modes": 2}], ids=["bursts", "modes"])
+def test_the_default_dtype_changes_nothing(dtype: torch.dtype, options: dict[str, object]) -> None:
+    potential = make_potential()
+    weights = potential.model.initial(1, torch.Generator().manual_seed(3))[0]
+
+    def run() -> torch.Tensor:
+        sampler = make_sampler(potential, **options)
+        state = sampler.init(weights)
+        sampler.run(state, 12)
+        return state.weights
+
+    expected = run()
+    torch.set_default_dtype(dtype)
+    try:
+        found = run()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)

@@ -9,6 +9,7 @@ import torch
 from toy import NoisyQuadratic, Q, make_sampler, start_weights
 
 from thermosphere.ops.minibatch import Minibatch
+from thermosphere.sampling.hmc import HybridMonteCarlo
 from thermosphere.sampling.langevin import Langevin, UnreachableSphereError
 from thermosphere.sampling.state import LangevinState
 
@@ -23,7 +24,7 @@ def test_a_sphere_out_of_reach_stops_with_the_numbers_that_matter() -> None:
         sampler.run(state, 10)
     assert str(error.value) == (
         "sampler: chain 8 left the sphere's reach at step 4: dt = 1, T_ratio = 0.25, T = 1; "
-        "lower dt or T_ratio"
+        "lower t_ratio (or displacement, its default's), or with masses by hand dt"
     )
     assert torch.equal(state.weights[1], before.weights[1])
     assert torch.equal(state.momenta[1], before.momenta[1])
@@ -54,7 +55,7 @@ class Broken(NoisyQuadratic):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         losses, gradient = super().__call__(weights, batch)
         if self.where:
-            gradient[1, 7] = float(self.where)
+            gradient[-1, 7] = float(self.where)
         return losses, gradient
 
 
@@ -95,8 +96,9 @@ def test_a_gradient_that_is_not_finite_stops_the_run(
         ({"weights": torch.full((12,), torch.nan)}, "weights must be finite, got NaN or infinity"),
         ({"weights": torch.full((12,), torch.inf)}, "weights must be finite, got NaN or infinity"),
         ({"weights": torch.zeros(12)}, "weights on a sphere must not all be zero, got |w|² = 0"),
-        ({"norm2": 0.0}, "norm2 must be > 0, got 0.0"),
-        ({"norm2": math.nan}, "norm2 must be > 0, got nan"),
+        ({"norm2": 0.0}, "norm2 must be finite and > 0, got 0.0"),
+        ({"norm2": math.nan}, "norm2 must be finite and > 0, got nan"),
+        ({"norm2": math.inf}, "norm2 must be finite and > 0, got inf"),
         ({"chain_ids": [1]}, "chain_ids must be 2 distinct integers in [0, 2**32), got [1]"),
         ({"chain_ids": [1, 1]}, "chain_ids must be 2 distinct integers in [0, 2**32), got [1, 1]"),
         (
@@ -107,8 +109,14 @@ def test_a_gradient_that_is_not_finite_stops_the_run(
             {"chain_ids": [0, 2**32]},
             "chain_ids must be 2 distinct integers in [0, 2**32), got [0, 4294967296]",
         ),
-        ({"masses": 0.0}, "masses must be > 0, got 0.0"),
-        ({"masses": math.nan}, "masses must be > 0, got nan"),
+        (
+            {"chain_ids": [0.2, 0.7]},
+            "chain_ids must be 2 distinct integers in [0, 2**32), got [0.20000000298023224, "
+            "0.699999988079071]",
+        ),
+        ({"masses": 0.0}, "masses must be finite and > 0, got 0.0"),
+        ({"masses": math.nan}, "masses must be finite and > 0, got nan"),
+        ({"masses": math.inf}, "masses must be finite and > 0, got inf"),
         ({"masses": torch.ones(2)}, "masses must be a number, (12,) or (2, 12), got (2,)"),
     ],
 )
@@ -118,6 +126,59 @@ def test_starts_out_of_range(arguments: dict[str, object], message: str) -> None
         sampler.init(**{"weights": torch.ones(12), **arguments})  # type: ignore[arg-type]
     assert str(error.value) == f"init: {message}"
     assert sampler.potential.calls == 0  # refused before anything was computed
+
+
+@pytest.mark.parametrize("options", [{"batch": 8}, {"batch": None}, {"batch": None, "modes": 2}])
+def test_what_masses_cannot_be_made_from_is_refused(options: dict[str, object]) -> None:
+    toy = Broken()
+    sampler = Langevin(toy, [1.0] * 2, constrained=False, **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^init: weights must not all be zero, got \|w\|² = 0: "):
+        sampler.init(torch.zeros(12))
+    toy.where = "nan"
+    finite = "^init: the loss gradient must be finite at the start, got NaN or infinity in chain "
+    with pytest.raises(ValueError, match=finite):
+        sampler.init(start_weights(2))
+
+
+def test_a_gradient_that_ends_between_two_looks_is_no_reason_for_a_third() -> None:
+    toy = Broken()
+    sampler = Langevin(toy, [1.0] * 2, batch=None, modes=2)
+    state = sampler.init(start_weights(2), norm2=Q)
+    sampler.run(state, 25)  # more than ten after the last look: it might be looked at again
+    toy.where = "nan"
+    with pytest.raises(
+        UnreachableSphereError, match=r"lower stiffness, .*, unless the loss itself"
+    ):
+        sampler.run(state, 3)
+
+
+def test_one_weight_cannot_move_on_a_sphere() -> None:
+    with pytest.raises(ValueError, match="a sphere must have at least 2 weights, got 1"):
+        Langevin(NoisyQuadratic(parameters=1), 1.0).init(torch.ones(1))
+    with pytest.raises(ValueError, match="a sphere must have at least 2 weights, got 1"):
+        HybridMonteCarlo(NoisyQuadratic(parameters=1), 1.0).init(torch.ones(1))
+
+
+def test_weights_may_start_at_zero_where_masses_need_no_scale() -> None:
+    sampler = Langevin(NoisyQuadratic(), 1.0, batch=8, t_ratio=0.01, constrained=False)
+    state = sampler.init(torch.zeros(12))
+    sampler.run(state, 5)
+    assert float(state.weights.abs().max()) > 0
+
+
+def test_a_checkpoint_is_a_copy() -> None:
+    sampler = make_sampler([1.0, 2.0])
+    state = sampler.init(start_weights(2))
+    saved = state.tensors()
+    weights = state.weights.clone()
+    sampler.run(state, 5)
+    assert int(saved["step"]) == 0
+    assert torch.equal(saved["weights"], weights)
+    exact = HybridMonteCarlo(NoisyQuadratic(), [1.0, 2.0])
+    tuned = exact.init(start_weights(2))
+    kept = tuned.tensors()
+    exact.warm_up(tuned, 3)
+    assert torch.equal(kept["log_step"], kept["log_step_mean"])
 
 
 def test_masses_too_light_for_the_noise_are_refused_at_the_start() -> None:

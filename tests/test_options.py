@@ -42,6 +42,8 @@ def test_options_out_of_range() -> None:
         "t_ratio_max must be >= t_ratio = 0.2, got 0.1": {"t_ratio": 0.2, "t_ratio_max": 0.1},
         "average_axis must be >= 0, got -1": {"average_axis": -1},
         "batch must be >= 1, got 0": {"batch": 0},
+        "batch must be a whole number, got 8.0": {"batch": 8.0},
+        "adapt_every must be a whole number, got 10.0": {"adapt_every": 10.0},
         "expected 2 <= noise_draws <= noise_draws_max < 65536, got 1 and 1000": {"noise_draws": 1},
         "expected 2 <= noise_draws <= noise_draws_max < 65536, got 100 and 99": {
             "noise_draws_max": 99
@@ -91,6 +93,8 @@ def test_defaults_of_the_two_schemes() -> None:
         ),
         ({"temperature": math.nan}, "temperature must be one positive number a chain, got [nan]"),
         ({"temperature": math.inf}, "temperature must be one positive number a chain, got [inf]"),
+        ({"temperature": []}, "temperature must be one positive number a chain, got []"),
+        ({"temperature": 1.0, "seed": 1.5}, "seed must be a whole number, got 1.5"),
         ({"temperature": [[1.0]]}, "temperature must be one positive number a chain, got [[1.0]]"),
         ({"temperature": 1.0, "seed": -1}, "seed must be in [0, 2**64), got -1"),
         (

@@ -230,13 +230,133 @@ def test_module_potential_refuses_what_it_cannot_do() -> None:
         with pytest.raises(ValueError, match=message) as caught:
             build()
         assert "\n" not in str(caught.value)
-    scalar = ModulePotential(
-        Network().eval(), lambda network, x, y: squared_error(network, x, y).mean(), x, y
-    )
-    with pytest.raises(ValueError, match=r"loss must return \(20,\), one an example, got \(\)"):
-        scalar(scalar.initial())
+    with pytest.raises(ValueError, match=r"loss must return \(4,\), one an example, got \(\)"):
+        ModulePotential(Network().eval(), lambda n, x, y: squared_error(n, x, y).mean(), x, y)
+    scalar = ModulePotential(Network().eval(), squared_error, x, y)
     with pytest.raises(ValueError, match="flat_row must be"):
         scalar.load(torch.zeros(3))
+
+
+class Attention(torch.nn.Module):
+    """Of every example over three tokens."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.attend = torch.nn.MultiheadAttention(4, 1, dropout=dropout, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x[:, :, None].expand(-1, -1, 4)
+        found: torch.Tensor = self.attend(tokens, tokens, tokens, need_weights=False)[0]
+        return found.mean(1)
+
+
+class Centred(torch.nn.Linear):
+    """Less its mean over the batch."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = super().forward(x)
+        return found - found.mean(0)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (Attention(0.5), "the loss must not be random"),
+        (
+            torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.RReLU(0.01, 0.9)),
+            "the loss must not be random",
+        ),
+        (
+            torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(3, 4)),
+            "must not write to the module, got new values of its buffers parametrizations.weight.0",
+        ),
+        (Centred(3, 4), "the loss of an example must not depend on the others, got"),
+        (
+            torch.nn.Sequential(
+                torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4, track_running_stats=False)
+            ).eval(),
+            "BatchNorm1d '1' must have running statistics, got those of the batch",
+        ),
+    ],
+    ids=["dropout in attention", "RReLU", "spectral norm", "batch mean", "batch statistics"],
+)
+def test_module_potential_refuses_what_is_no_function(
+    network: torch.nn.Module, message: str
+) -> None:
+    torch.manual_seed(4)
+    x, y = torch.randn(20, 3), torch.randn(20, 4)
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    with pytest.raises(ValueError, match=message) as caught:
+        ModulePotential(network, squared_error, x, y)
+    assert "\n" not in str(caught.value)
+    for name, buffer in network.named_buffers():
+        assert_same_bits(buffer, before[name])
+
+
+def test_module_potential_takes_such_layers_in_eval_mode() -> None:
+    x, y = torch.randn(20, 3), torch.randn(20, 4)
+    spectral = torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(3, 4))
+    for network in (Attention(0.5), spectral):
+        potential = ModulePotential(network.eval(), squared_error, x, y)
+        assert bool(potential(potential.initial())[1].isfinite().all())
+
+
+class Scaled(torch.nn.Linear):
+    """With a scale that has no axis."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 4)
+        self.scale = torch.nn.Parameter(torch.tensor(1.5))
+        self.register_buffer("shift", torch.tensor(0.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * self.scale + self.shift
+
+
+@pytest.mark.parametrize("vectorise", [False, True])
+def test_module_potential_of_a_scalar_in_both_dtypes(vectorise: bool) -> None:
+    """Weights of another dtype than the module's take its buffers and the data along."""
+    torch.manual_seed(5)
+    double = Scaled().double()
+    single = copy.deepcopy(double).float()
+    x, y = torch.randn(20, 3).double(), torch.randn(20, 4).double()
+    losses, slopes = [], []
+    for network, data in ((double, (x, y)), (single, (x.float(), y.float()))):
+        potential = ModulePotential(network, squared_error, *data, vectorise=vectorise)
+        for dtype in (torch.float64, torch.float32):
+            loss, gradient = potential(potential.initial().to(dtype).expand(2, -1))
+            assert loss.dtype == gradient.dtype == dtype
+            losses.append(loss.double())
+            slopes.append(gradient.double())
+    assert list(potential.layout.views(gradient)["scale"].shape) == [2]
+    for loss, gradient in zip(losses[1:], slopes[1:], strict=True):
+        bound = error_bound(losses[0], operations=100, dtype=np.float32)
+        assert_close(loss, losses[0], bound)
+        bound = error_bound(slopes[0], operations=100, dtype=np.float32)
+        assert_close(gradient, slopes[0], bound)
+    potential.load(potential.initial()[0] * 2)
+    assert float(single.scale.detach()) == pytest.approx(3.0)
+
+
+def test_chains_together_have_the_bits_of_one_alone_and_chunks_their_size() -> None:
+    torch.manual_seed(6)
+    seen = []
+
+    def loss(network: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return squared_error(network, x, y)
+
+    network = torch.nn.Linear(3, 4)
+    x, y = torch.randn(20, 3), torch.randn(20, 4)
+    potential = ModulePotential(network, loss, x, y, chunk=7, vectorise=True)
+    weights = potential.initial() + 0.1 * torch.randn(5, potential.parameters)
+    seen.clear()
+    losses, gradient = potential(weights)
+    assert seen == [7, 7, 6]
+    alone, own = potential(weights[:1])
+    bound = error_bound(own, operations=100, dtype=np.float32)
+    assert_close(gradient[:1], own, bound)
+    assert_close(losses[:1], alone, error_bound(alone, operations=100, dtype=np.float32))
 
 
 def test_regularised() -> None:
@@ -329,7 +449,9 @@ def test_rows_without_weight_cost_nothing_and_count_nothing() -> None:
 
 def test_deep_copied_module_keeps_working() -> None:
     module = copy.deepcopy(as_module(TOYS[0]))
-    assert isinstance(ModulePotential(module, squared_error, torch.zeros(2, 3)), ModulePotential)
+    tokens = torch.zeros(2, 8, dtype=torch.int64)
+    potential = ModulePotential(module, lambda network, x: network(x).square().mean((1, 2)), tokens)
+    assert bool(potential(potential.initial())[1].any())
 
 
 @pytest.mark.parametrize("name", ["tf1", "tf1-small", "tf4-small", "ff"])

@@ -20,7 +20,7 @@ def initial_weights(layout: Layout, runs: int, generator: torch.Generator) -> to
     """
     if runs < 1:
         raise ValueError(f"initial_weights: runs must be at least 1, got {runs}")
-    flat = torch.zeros(runs, layout.size, device=generator.device)
+    flat = torch.zeros(runs, layout.size, dtype=torch.float32, device=generator.device)
     for run in flat:
         views = layout.views(run)
         for name, view in views.items():

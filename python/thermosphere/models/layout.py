@@ -88,9 +88,9 @@ class Layout:
                 f"Layout.views: flat must be (..., {self.size}), got {tuple(flat.shape)}"
             )
         return {
-            entry.name: flat[..., entry.offset : entry.offset + entry.size].unflatten(
-                -1, entry.shape
-            )
+            entry.name: flat[..., entry.offset]
+            if entry.shape == ()
+            else flat[..., entry.offset : entry.offset + entry.size].unflatten(-1, entry.shape)
             for entry in self.entries
         }
 

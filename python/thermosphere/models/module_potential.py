@@ -30,13 +30,15 @@ class ModulePotential:
     ones (requires_grad False) and buffers stay as they are in the module. The module itself is
     never written to, but by `load`.
 
-    `chunk` is the largest number of examples in one call of `loss`. `vectorise` runs all chains in
-    one torch.func.vmap call, which pays for small networks on a GPU and needs a module and a loss
-    that vmap can batch; otherwise chains follow one another.
+    `chunk` is the largest number of examples of a chain in one call of `loss`. `vectorise` runs all
+    chains in one torch.func.vmap call, which pays for small networks on a GPU and needs a module
+    and a loss that vmap can batch; otherwise chains follow one another. For weights of another
+    dtype than the module's, what the module and the data hold of its dtype is taken in theirs.
 
     Raises ValueError for data of unequal lengths, a module without trainable parameters, parameters
     of more than one dtype, and for layers whose output is random or depends on the rest of the
-    batch: BatchNorm in training mode and Dropout in training mode (call `module.eval()` first).
+    batch, or that write to their buffers: BatchNorm, Dropout and others in training mode (call
+    `module.eval()` first). To see that, `loss` is called on a few examples.
     """
 
     def __init__(
@@ -64,11 +66,17 @@ class ModulePotential:
                 f"got {sorted({str(p.dtype) for p in trainable.values()})}"
             )
         for name, layer in module.named_modules():
+            norm = isinstance(layer, _BatchNorm)
             random = isinstance(layer, _DropoutNd) and layer.p > 0.0
-            if layer.training and (random or isinstance(layer, _BatchNorm)):
+            if layer.training and (random or norm):
                 raise ValueError(
                     f"ModulePotential: {type(layer).__name__} {name!r} must be in eval mode, "
                     "got training mode"
+                )
+            if norm and layer.running_mean is None:
+                raise ValueError(
+                    f"ModulePotential: {type(layer).__name__} {name!r} must have running "
+                    "statistics, got those of the batch"
                 )
         self.module = module
         self.loss = loss
@@ -76,6 +84,8 @@ class ModulePotential:
         self.chunk = chunk
         self.vectorise = vectorise
         self._layout = Layout.from_shapes({n: p.shape for n, p in trainable.items()})
+        self._dtype = next(iter(trainable.values())).dtype
+        self._check_function()
 
     @property
     def parameters(self) -> int:
@@ -126,14 +136,15 @@ class ModulePotential:
         losses = weights.new_zeros(len(weights))
         gradient = torch.zeros_like(weights)
         slope = grad_and_value(self._weighted_loss)
-        together = self.chunk * len(weights) if self.vectorise else self.chunk
-        for some, part in pieces(indices, together):
+        if self.vectorise:
+            for first in range(0, indices.shape[1], self.chunk):
+                part = slice(first, first + self.chunk)
+                slopes, values = vmap(slope)(weights.detach(), indices[:, part], shares[:, part])
+                gradient += slopes
+                losses += values
+            return losses, gradient
+        for some, part in pieces(indices, self.chunk):
             rows = (weights[some].detach(), indices[some, part], shares[some, part])
-            if self.vectorise:
-                slopes, values = vmap(slope)(*rows)
-                gradient[some] += slopes
-                losses[some] += values
-                continue
             for chain, row in enumerate(zip(*rows, strict=True), start=some.start):
                 slopes, values = slope(*row)
                 gradient[chain] += slopes
@@ -146,15 +157,66 @@ class ModulePotential:
         indices: torch.Tensor,  # (B,) int64
         shares: torch.Tensor,  # (B,)
     ) -> torch.Tensor:  # ()
-        parameters = self._layout.views(row)
+        return (self._losses(row, indices) * shares).sum()
+
+    def _losses(
+        self,
+        row: torch.Tensor,  # (N,)
+        indices: torch.Tensor,  # (B,) int64
+    ) -> torch.Tensor:  # (B,)
+        tensors = {**self._others(row.dtype), **self._layout.views(row)}
 
         def network(*arguments: Any, **keywords: Any) -> Any:
-            return functional_call(self.module, parameters, arguments, keywords)
+            return functional_call(self.module, tensors, arguments, keywords)
 
-        each = self.loss(network, *(item[indices] for item in self.data))
+        own = [self._of_dtype(item[indices], row.dtype) for item in self.data]
+        each = self.loss(network, *own)
         if each.shape != indices.shape:
             raise ValueError(
                 f"ModulePotential: loss must return {tuple(indices.shape)}, one an example, "
                 f"got {tuple(each.shape)}"
             )
-        return (each * shares).sum()
+        return each
+
+    def _others(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """Frozen parameters and buffers of the module's dtype in this one; none where it is the
+        module's."""
+        if dtype == self._dtype:
+            return {}
+        held = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+        return {n: t.detach().to(dtype) for n, t in held.items() if t.dtype == self._dtype}
+
+    def _of_dtype(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return tensor.to(dtype) if tensor.dtype == self._dtype else tensor
+
+    @torch.no_grad()
+    def _check_function(self) -> None:
+        """ValueError unless the loss of an example is a function of the weights and of it alone."""
+        buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+        weights = self.initial()[0].to(self.device)
+        some = torch.arange(min(4, self.examples), device=self.device)
+        first, second = (self._losses(weights, some).double() for _ in range(2))
+        alone = self._losses(weights, some[:1]).double()
+        changed = []
+        for name, buffer in self.module.named_buffers():
+            old = buffers[name]
+            if not bool(((buffer == old) | ((buffer != buffer) & (old != old))).all()):  # NaN too
+                changed.append(name)
+                buffer.copy_(old)
+        if changed:
+            raise ValueError(
+                "ModulePotential: a call must not write to the module, got new values of its "
+                f"buffers {', '.join(changed)}; call module.eval() first"
+            )
+        near = {"rtol": torch.finfo(self._dtype).eps ** 0.5, "equal_nan": True}
+        near["atol"] = near["rtol"]
+        if not torch.allclose(first, second, **near):
+            raise ValueError(
+                "ModulePotential: the loss must not be random, got two values for the same "
+                "weights and examples; call module.eval() first"
+            )
+        if not torch.allclose(first[:1], alone, **near):
+            raise ValueError(
+                "ModulePotential: the loss of an example must not depend on the others, got "
+                f"{float(first[0]):.6g} among {len(some)} and {float(alone[0]):.6g} alone"
+            )

@@ -155,7 +155,7 @@ class EncoderWorkspace(threading.local):
 
     def at_least(self, floats: int) -> torch.Tensor:
         if self._floats.numel() < floats:
-            self._floats = torch.empty(floats)
+            self._floats = torch.empty(floats, dtype=torch.float32)
         return self._floats
 
 

@@ -63,7 +63,7 @@ class EncoderGradientTriton:
         source, target = (
             torch.empty(chains, capacity, dtype=torch.int32, device=device) for _ in range(2)
         )
-        weight = torch.empty(chains, capacity, device=device)
+        weight = torch.empty(chains, capacity, dtype=torch.float32, device=device)
         self._masked = MaskedRows(first, source, target, weight)
         network = FeedforwardTriton if shape.network == "feedforward" else TransformerTriton
         self._network: FeedforwardTriton | TransformerTriton = network(
@@ -82,7 +82,9 @@ class EncoderGradientTriton:
         self._totals = torch.empty(chains, 2, dtype=torch.float64, device=device)
         self._gradient = None
         if with_gradient:
-            self._gradient = torch.empty(chains, parameters(shape), device=device)
+            self._gradient = torch.empty(
+                chains, parameters(shape), dtype=torch.float32, device=device
+            )
 
     def __call__(
         self, weights: torch.Tensor, indices: torch.Tensor, shares: torch.Tensor

@@ -53,15 +53,16 @@ class BurstWorkspace:
 
     def __init__(self, shape: EncoderShape, chains: int, parameters: int, batch: int) -> None:
         self.step = StepWorkspace(chains, parameters)
-        self.gradient = torch.empty((chains, parameters))
+        self.gradient = torch.empty((chains, parameters), dtype=torch.float32)
         self.losses = torch.empty(chains, dtype=torch.float64)
         self.errors = torch.empty(chains, dtype=torch.float64)
         self.indices = torch.empty((chains, batch), dtype=torch.int64)
-        self.example_weights = torch.empty((chains, batch))
+        self.example_weights = torch.empty((chains, batch), dtype=torch.float32)
         self.work = torch.empty(
             _core.langevin_burst_work_floats(
                 network=shape.number(), sizes=shape.sizes(), chains=chains
-            )
+            ),
+            dtype=torch.float32,
         )
 
 

@@ -20,7 +20,7 @@ def draw_minibatch_ref(
 ) -> Minibatch:
     """index = ⌊word · examples / 2³²⌋; weight 1/distinct at the first occurrence, 0 at repeats."""
     indices = torch.empty((len(chain_ids), batch), dtype=torch.int64)
-    weights = torch.zeros((len(chain_ids), batch))
+    weights = torch.zeros((len(chain_ids), batch), dtype=torch.float32)
     for row, chain in enumerate(chain_ids.tolist()):
         words = draw_words_ref(seed=seed, stream=stream, chain=chain, step=step, count=batch)
         drawn = [int(word) * examples >> 32 for word in words]

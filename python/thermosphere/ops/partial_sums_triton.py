@@ -78,7 +78,7 @@ class SegmentSums:
 
     def __init__(self, segments: list[Segment], chains: int, device: torch.device) -> None:
         sizes = [chains * segment.groups * segment.size for segment in segments]
-        flat = torch.empty(sum(sizes), device=device)
+        flat = torch.empty(sum(sizes), dtype=torch.float32, device=device)
         parts = flat.split(sizes)
         self.partials = [  # one (C, G, size) a segment
             part.view(chains, segment.groups, segment.size)

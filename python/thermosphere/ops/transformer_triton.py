@@ -67,7 +67,7 @@ class TransformerTriton:
         self.tensors = FlatTensors()
         self._embedding = self.tensors.add((v, d))
         self._blocks: list[_Block] = []
-        x = torch.empty(chains, batch, n, d, device=data.tokens.device)
+        x = torch.empty(chains, batch, n, d, dtype=torch.float32, device=data.tokens.device)
         for number in range(shape.blocks):
             last = number == shape.blocks - 1
             rows = some if last else every

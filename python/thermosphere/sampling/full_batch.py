@@ -27,6 +27,7 @@ from thermosphere.sampling.held_modes import SHARE, SHARE_LEFT, HeldModes, with_
 from thermosphere.sampling.options import LangevinOptions
 from thermosphere.sampling.state import LangevinState
 from thermosphere.sampling.stiffness import PROBES, Curvature
+from thermosphere.sampling.unreachable import check_gradient
 
 # The first look comes after this many moves: from ES weights ω of tf1 rises by half within fifty,
 # with stiff modes made heavier sooner, and ω dt = 0.8 leaves it a factor of 2.5.
@@ -251,14 +252,17 @@ class FullBatchAdaptation(Adaptation):
     def _curvature(
         self, state: LangevinState, rows: torch.Tensor, directions: torch.Tensor
     ) -> Curvature:
-        """Of U at these rows' weights; directions (R,) int64 are what tells random ones apart."""
-        return Curvature(
+        """Of U at these rows' weights; directions (R,) int64 are what tells random ones apart.
+        Raises where the gradient there is not finite."""
+        curvature = Curvature(
             with_harmonic(self.potential, rows),
             state.weights[rows].contiguous(),
             seed=self.seed,
             step=state.step,
             chain_ids=directions,
         )
+        check_gradient(state, self.options, rows, curvature.gradient)
+        return curvature
 
     def _factor(
         self,
@@ -271,17 +275,21 @@ class FullBatchAdaptation(Adaptation):
         """By what the shape is to be multiplied to be masses, (R,) float64 on the CPU."""
         o = self.options
         lightness = shape.reciprocal().sum(1).cpu()
+        # Off the sphere that of the start: masses must not follow |w|, or the law would.
         turn2 = o.dt**2 * state.temperature[rows] * lightness / state.norm2[rows]
         wanted = torch.maximum(stiffest / o.stiffness**2, mean / (4 * STEP_BIAS)).cpu()
         return torch.maximum(wanted * o.dt**2, turn2 / LARGEST_TURN**2)
 
 
-def look_soon(state: LangevinState, energy: torch.Tensor, reachable: torch.Tensor) -> torch.Tensor:
+def look_soon(
+    state: LangevinState, energy: torch.Tensor, reachable: torch.Tensor, finite: torch.Tensor
+) -> torch.Tensor:
     """Have chains looked at before the next move that are far too hot, by their kinetic energy
-    (C,), or left the sphere's reach; which of them can be, (C,) bool, all on the CPU."""
+    (C,), or left the sphere's reach; which of them can be, (C,) bool, all on the CPU. Not those
+    whose gradient is not ``finite``: there is nothing to look at."""
     freedom = state.weights.shape[1]
     hot = ~(2 * energy <= _hot(freedom) * freedom * state.temperature) | ~reachable
-    can = (state.next_adaptation >= 0) & (state.step - state.look_step >= FIRST_LOOK)
+    can = finite & (state.next_adaptation >= 0) & (state.step - state.look_step >= FIRST_LOOK)
     soon = hot & can
     state.next_adaptation[soon] = state.step + 1
     return soon

@@ -37,7 +37,8 @@ class HeldModes:
             return None
         source = (state.looked_at, state.shape, state.look_step, state.chain_ids)
         stale = torch.arange(len(state.chain_ids))
-        if self._held is not None and all(
+        held = self._held
+        if held is not None and all(
             now.shape == was.shape for now, was in zip(source, self._source, strict=True)
         ):
             same = [
@@ -46,8 +47,9 @@ class HeldModes:
             ]
             stale = (~torch.stack(same).all(0)).nonzero().flatten()
         else:
-            self._held = self._empty(state)
-        assert self._held is not None
+            held = self._empty(state)
+        if len(stale):
+            self._held = None  # until all are found: what follows may be interrupted
         for step in state.look_step[stale].unique().tolist():
             rows = stale[state.look_step[stale] == step]
             found = self.at(
@@ -57,10 +59,13 @@ class HeldModes:
                 chain_ids=state.chain_ids[rows],
                 rows=rows,
             )
-            self._keep(rows, found)
+            there = rows.to(held.vectors.device)
+            held.vectors[there] = found.vectors
+            held.shrink[there] = found.shrink
         if len(stale):
             self._source = tuple(tensor.clone() for tensor in source)
-        return self._held
+            self._held = held
+        return held
 
     def at(
         self,
@@ -124,15 +129,9 @@ class HeldModes:
         count = min(self.options.modes, parameters - 1)
         device = state.weights.device
         return StiffModes(
-            torch.zeros((chains, count, parameters), device=device),
-            torch.zeros((chains, count), device=device),
+            torch.zeros((chains, count, parameters), dtype=torch.float32, device=device),
+            torch.zeros((chains, count), dtype=torch.float32, device=device),
         )
-
-    def _keep(self, rows: torch.Tensor, found: StiffModes) -> None:
-        assert self._held is not None
-        there = rows.to(found.vectors.device)
-        self._held.vectors[there] = found.vectors
-        self._held.shrink[there] = found.shrink
 
 
 def with_harmonic(potential: Potential, rows: torch.Tensor) -> Gradient:

@@ -33,7 +33,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from thermosphere.models.potential import Potential
+from thermosphere.models.potential import Potential, device_of
 from thermosphere.ops.philox import Stream, chain_normals, uniform
 from thermosphere.sampling.hmc_state import HybridMonteCarloState
 from thermosphere.sampling.rattle import (
@@ -45,12 +45,15 @@ from thermosphere.sampling.rattle import (
     tangent,
 )
 from thermosphere.sampling.start import (
+    checked_freedom,
     checked_identities,
     checked_masses,
     checked_seed,
     checked_temperature,
     checked_weights,
+    checked_whole,
 )
+from thermosphere.sampling.uninterrupted import Uninterrupted
 
 __all__ = ["HybridMonteCarlo", "HybridMonteCarloState"]
 
@@ -104,9 +107,13 @@ class HybridMonteCarlo:
         metric_correction: bool = True,
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        if device_of(potential).type != "cpu":
+            raise ValueError(
+                f"hmc: expected a potential on the CPU, got one on {device_of(potential)}"
+            )
         self.temperature = checked_temperature(temperature)
         self.seed = checked_seed(seed)
-        if steps < 1:
+        if checked_whole("hmc: steps", steps) < 1:
             raise ValueError(f"hmc: steps must be >= 1, got {steps}")
         if not 0 <= jitter < 1:
             raise ValueError(f"hmc: jitter must be in [0, 1), got {jitter}")
@@ -149,6 +156,7 @@ class HybridMonteCarlo:
             weights, chains, parameters, norm2=norm2, on_sphere=True, dtype=torch.float64
         )
         ids = checked_identities(chain_ids, chains)
+        checked_freedom(parameters, constrained=True)
         masses = checked_masses(masses, chains, parameters, torch.float64)
         losses, gradient = self.potential(weights.to(self.dtype), None)
         finite = losses.isfinite() & gradient.isfinite().all(1)
@@ -200,13 +208,14 @@ class HybridMonteCarlo:
         """
         total = torch.zeros_like(state.losses)
         for done in range(1, _positive("warm_up", trajectories) + 1):
-            t = state.tuned
-            state.step_size = state.log_step.exp()
-            probability, _, _ = self._trajectory(state)
-            gain = (1.0 + t / TUNING_DELAY) ** -TUNING_DECAY
-            state.log_step += gain * (probability - self.target_acceptance)
-            state.log_step_mean.lerp_(state.log_step, (t + 1.0) ** -TUNING_DECAY)
-            state.tuned = t + 1
+            with Uninterrupted():
+                t = state.tuned
+                state.step_size = state.log_step.exp()
+                probability, _, _ = self._trajectory(state)
+                gain = (1.0 + t / TUNING_DELAY) ** -TUNING_DECAY
+                state.log_step += gain * (probability - self.target_acceptance)
+                state.log_step_mean.lerp_(state.log_step, (t + 1.0) ** -TUNING_DECAY)
+                state.tuned = t + 1
             total += state.losses
             if on_trajectory is not None:
                 on_trajectory(done)
@@ -226,11 +235,12 @@ class HybridMonteCarlo:
         float64. on_trajectory(done) is called after each."""
         total = torch.zeros_like(state.losses)
         for done in range(1, _positive("run", trajectories) + 1):
-            probability, accepted, whole = self._trajectory(state)
-            state.acceptance += probability
-            state.accepted += accepted
-            state.broken += ~whole
-            state.counted += 1
+            with Uninterrupted():
+                probability, accepted, whole = self._trajectory(state)
+                state.acceptance += probability
+                state.accepted += accepted
+                state.broken += ~whole
+                state.counted += 1
             total += state.losses
             if on_trajectory is not None:
                 on_trajectory(done)

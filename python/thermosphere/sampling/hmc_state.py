@@ -31,8 +31,8 @@ class HybridMonteCarloState:
     counted: int = 0  # since then
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All of it as named tensors, for a checkpoint."""
-        return {f.name: torch.as_tensor(getattr(self, f.name)) for f in fields(self)}
+        """A copy of all of it as named tensors, for a checkpoint."""
+        return {f.name: torch.as_tensor(getattr(self, f.name)).clone() for f in fields(self)}
 
     @classmethod
     def from_tensors(cls, named: dict[str, torch.Tensor]) -> HybridMonteCarloState:

@@ -35,6 +35,7 @@ from thermosphere.sampling.noise_adaptation import NoiseAdaptation
 from thermosphere.sampling.options import LangevinOptions
 from thermosphere.sampling.recorder import Recorder
 from thermosphere.sampling.start import (
+    checked_freedom,
     checked_identities,
     checked_masses,
     checked_seed,
@@ -42,6 +43,7 @@ from thermosphere.sampling.start import (
     checked_weights,
 )
 from thermosphere.sampling.state import LangevinState
+from thermosphere.sampling.uninterrupted import Uninterrupted
 from thermosphere.sampling.unreachable import UnreachableSphereError
 
 __all__ = ["Langevin", "UnreachableSphereError"]
@@ -131,7 +133,10 @@ class Langevin:
             dtype=torch.float32,
         )
         ids = checked_identities(chain_ids, chains)
-        if masses is not None:
+        checked_freedom(parameters, constrained=self.options.constrained)
+        if masses is None:
+            self._check_scale(squared)
+        else:
             masses = checked_masses(masses, chains, parameters, torch.float32)
         device = device_of(self.potential)
         weights, squared = weights.to(device), squared.cpu()
@@ -157,6 +162,15 @@ class Langevin:
         noise_scales(state, self.options)  # refuses masses that leave the white noise no room
         return state
 
+    def _check_scale(self, squared: torch.Tensor) -> None:
+        """Default masses need a scale, that of the weights."""
+        given = self.options.batch is not None and self.options.t_ratio is not None
+        if not given and not bool((squared > 0).all()):
+            raise ValueError(
+                "init: weights must not all be zero, got |w|² = 0: a step is a share of |w|; start "
+                "elsewhere, or give `masses`"
+            )
+
     def run(
         self, state: LangevinState, moves: int, on_moves: Callable[[int], None] | None = None
     ) -> torch.Tensor:
@@ -167,10 +181,12 @@ class Langevin:
         without bias.
         on_moves(done) is called between bursts with the number of moves made: after every move
         where the potential is neither fused nor captured, else about every fifth of a second. The
-        bits do not depend on the cuts.
+        bits do not depend on the cuts. Ctrl-C comes between bursts too, and leaves a state to go on
+        from; pressed again it comes at once, and the state is spent.
         Raises :class:`UnreachableSphereError` naming chain, step, dt and T_ratio: that chain keeps
         its last good weights and momenta, the others may have gone on, so the state as a whole is
-        spent: go on from a copy or a checkpoint, with a smaller step.
+        spent, as after an error of the potential's own: go on from a copy or a checkpoint
+        (``state.tensors()``), with a smaller step.
         """
         if moves < 1:
             raise ValueError(f"run: moves must be >= 1, got {moves}")
@@ -179,13 +195,14 @@ class Langevin:
         derived = self.moves.derive(state)
         done, burst = 0, self._burst_moves.get(chains, 1)
         while done < moves:
-            due = self.adaptation.due(state)
-            if due.numel():
-                self.adaptation.adapt(state, due)
-                derived = self.moves.derive(state)
-            made = min(burst, moves - done, self.adaptation.moves_left(state))
-            begun = time.perf_counter()
-            self.moves.advance(state, derived, made, loss_sums)
+            with Uninterrupted():
+                due = self.adaptation.due(state)
+                if due.numel():
+                    self.adaptation.adapt(state, due)
+                    derived = self.moves.derive(state)
+                made = min(burst, moves - done, self.adaptation.moves_left(state))
+                begun = time.perf_counter()
+                self.moves.advance(state, derived, made, loss_sums)
             done += made
             if on_moves is not None:
                 on_moves(done)

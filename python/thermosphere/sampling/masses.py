@@ -156,7 +156,7 @@ def white_noise_scales(
         step2, limit = k2, 1.0
     else:
         step2, limit = (1.0 + c1 * c1) * (k2 - v * (c1 * c1)), 1.0 / (1.0 + c1 * c1)
-    if step2.min() < 0:
+    if not step2.min() >= 0:  # NaN too
         worst = float((v / thermal).max())
         raise ValueError(
             f"masses: the mini-batch's share of the thermal noise must be <= {limit:.4f} for every "

@@ -202,7 +202,8 @@ class Moves:
                 seed=self.seed,
                 step=state.step,
             )
-            return reachable.cpu() | look_soon(state, energy.cpu(), reachable.cpu())
+            finite = gradient.isfinite().all(1).cpu()
+            return reachable.cpu() | look_soon(state, energy.cpu(), reachable.cpu(), finite)
         return langevin_step(
             state.weights,
             state.momenta,

@@ -20,6 +20,7 @@ from thermosphere.sampling.noise_draws import NoiseDraws
 from thermosphere.sampling.options import LangevinOptions
 from thermosphere.sampling.recorder import Recorder
 from thermosphere.sampling.state import LangevinState
+from thermosphere.sampling.unreachable import check_gradient
 
 
 class NoiseAdaptation(Adaptation):
@@ -60,6 +61,7 @@ class NoiseAdaptation(Adaptation):
         variance, mean_gradient = self._estimate(
             state.weights[rows], state.step, state.chain_ids[rows]
         )
+        check_gradient(state, o, rows, mean_gradient)
         moved = changed(
             floored_variance(variance, o.floor),
             floored_variance(before, o.floor),
@@ -90,6 +92,7 @@ class NoiseAdaptation(Adaptation):
         same_batches = torch.zeros(len(groups), dtype=torch.int64)
         variance, gradient = self._estimate(state.weights[first].contiguous(), 0, same_batches)
         mean_gradient = torch.empty_like(state.weights)
+        check_gradient(state, self.options, first, gradient)
         for at, group in enumerate(groups):
             state.noise_variance[group] = variance[at]
             mean_gradient[group] = gradient[at]

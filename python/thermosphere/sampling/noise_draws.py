@@ -45,7 +45,7 @@ class GradientSums:
     def __init__(self, draws: NoiseDraws, rows: int) -> None:
         potential, device = draws.potential, device_of(draws.potential)
         shape = (rows, potential.parameters)
-        self.weights = torch.zeros(shape, device=device)
+        self.weights = torch.zeros(shape, dtype=torch.float32, device=device)
         self.mean = torch.zeros(shape, dtype=torch.float64, device=device)
         self.squares = torch.zeros_like(self.mean)  # Σ (gradient - mean)²
         self._draws = draws

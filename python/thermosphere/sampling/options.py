@@ -6,8 +6,13 @@ import math
 from dataclasses import dataclass
 
 from thermosphere.sampling.masses import T_RATIO_LIMIT
+from thermosphere.sampling.start import checked_whole
 
 SCHEMES = ("leapfrog", "paper")
+WHOLE = (
+    *("batch", "modes", "average_axis", "noise_draws", "noise_draws_max"),
+    *("adapt_every", "adapt_every_max"),
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,9 @@ class LangevinOptions:
             raise ValueError(
                 f"sampler: scheme must be one of {', '.join(SCHEMES)}, got {self.scheme!r}"
             )
+        for name in WHOLE:
+            if getattr(self, name) is not None:
+                checked_whole(f"sampler: {name}", getattr(self, name))
         for name in ("dt", "displacement", "t_ratio_cap", "noise_tolerance", "unchanged_tolerance"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(

@@ -3,6 +3,8 @@ chains."""
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +13,7 @@ import torch
 def checked_temperature(temperature: float | Sequence[float] | torch.Tensor) -> torch.Tensor:
     """One T a chain, (C,) float64. Raises ValueError where one is not positive and finite."""
     values = torch.atleast_1d(torch.as_tensor(temperature, dtype=torch.float64))
-    if values.ndim != 1 or not bool(((values > 0) & values.isfinite()).all()):
+    if values.ndim != 1 or not len(values) or not bool(((values > 0) & values.isfinite()).all()):
         raise ValueError(
             f"sampler: temperature must be one positive number a chain, got {values.tolist()}"
         )
@@ -19,10 +21,26 @@ def checked_temperature(temperature: float | Sequence[float] | torch.Tensor) -> 
 
 
 def checked_seed(seed: int) -> int:
-    """The seed. Raises ValueError outside [0, 2**64)."""
-    if not 0 <= seed < 2**64:
+    """The seed. Raises ValueError unless it is a whole number in [0, 2**64)."""
+    if not 0 <= checked_whole("sampler: seed", seed) < 2**64:
         raise ValueError(f"sampler: seed must be in [0, 2**64), got {seed}")
     return seed
+
+
+def checked_whole(name: str, number: int) -> int:
+    """The number. Raises ValueError where it is no whole number (1.0 is none)."""
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, got {number!r}") from None
+
+
+def checked_freedom(parameters: int, *, constrained: bool) -> None:
+    """Raises ValueError where nothing can move: one weight on a sphere."""
+    if constrained and parameters < 2:
+        raise ValueError(
+            f"init: a sphere must have at least 2 weights, got {parameters}; it cannot move"
+        )
 
 
 def checked_weights(
@@ -50,8 +68,8 @@ def checked_weights(
     if on_sphere and not bool((squared > 0).all()):
         raise ValueError("init: weights on a sphere must not all be zero, got |w|² = 0")
     if norm2 is not None:
-        if not norm2 > 0:
-            raise ValueError(f"init: norm2 must be > 0, got {norm2}")
+        if not 0 < norm2 < math.inf:
+            raise ValueError(f"init: norm2 must be finite and > 0, got {norm2}")
         weights *= (norm2 / squared).sqrt().to(dtype)[:, None]
         squared = torch.full_like(squared, norm2)
     return weights, squared
@@ -62,7 +80,9 @@ def checked_identities(chain_ids: Sequence[int] | None, chains: int) -> torch.Te
     distinct integers in [0, 2**32)."""
     ids = torch.arange(chains) if chain_ids is None else torch.as_tensor(list(chain_ids))
     if (
-        ids.shape != (chains,)
+        ids.is_floating_point()
+        or ids.is_complex()
+        or ids.shape != (chains,)
         or ids.unique().numel() != chains
         or not bool(((ids >= 0) & (ids < 2**32)).all())
     ):
@@ -84,6 +104,7 @@ def checked_masses(
             f"got {tuple(masses.shape)}"
         )
     masses = masses.expand(chains, parameters).clone()
-    if not bool((masses > 0).all()):
-        raise ValueError(f"init: masses must be > 0, got {float(masses.min())}")
+    right = (masses > 0) & masses.isfinite()
+    if not bool(right.all()):
+        raise ValueError(f"init: masses must be finite and > 0, got {float(masses[~right][0])}")
     return masses

@@ -39,8 +39,10 @@ class LangevinState:
         return LangevinState(**some, step=self.step)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All of it as named tensors on the CPU, for a checkpoint: the same whatever the device."""
-        named = {f.name: getattr(self, f.name).cpu() for f in fields(self) if f.name != "step"}
+        """A copy of all of it as named tensors on the CPU, for a checkpoint: the same whatever the
+        device."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "step"}
+        named = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
         return {**named, "step": torch.tensor(self.step, dtype=torch.int64)}
 
     @classmethod

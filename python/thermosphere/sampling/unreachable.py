@@ -24,12 +24,41 @@ def unreachable(
 ) -> UnreachableSphereError:
     """The error of the chain in this row, which failed at this step."""
     numbers = (losses[row], gradient[row], state.momenta[row])
-    if all(bool(torch.isfinite(number).all()) for number in numbers):
-        what = "left the sphere's reach"
-    else:
+    finite = all(bool(torch.isfinite(number).all()) for number in numbers)
+    return _error(state, options, row, step, finite=finite)
+
+
+def check_gradient(
+    state: LangevinState,
+    options: LangevinOptions,
+    rows: torch.Tensor,  # (R,) int64, of the state
+    gradient: torch.Tensor,  # (R, N), at their weights
+) -> None:
+    """Raises where a gradient is not finite: ValueError at the start, UnreachableSphereError
+    later."""
+    finite = gradient.isfinite().all(1).cpu()
+    if bool(finite.all()):
+        return
+    row = int(rows[~finite][0])
+    if state.step:
+        raise _error(state, options, row, state.step, finite=False)
+    raise ValueError(
+        "init: the loss gradient must be finite at the start, got NaN or infinity in chain "
+        f"{int(state.chain_ids[row])}"
+    )
+
+
+def _error(
+    state: LangevinState, options: LangevinOptions, row: int, step: int, *, finite: bool
+) -> UnreachableSphereError:
+    what, where = "left the sphere's reach", ""
+    if not finite:
         what = "has a loss, gradient or momentum that is not finite"
+        where = ", unless the loss itself is not finite there"
+    # Masses that follow the curvature or the noise go as dt², so that dt does not change a move.
+    remedy = "stiffness" if options.batch is None else "t_ratio (or displacement, its default's)"
     return UnreachableSphereError(
         f"sampler: chain {int(state.chain_ids[row])} {what} at step {step}: "
         f"dt = {options.dt:g}, T_ratio = {float(state.t_ratio[row]):.3g}, "
-        f"T = {float(state.temperature[row]):.3g}; lower dt or T_ratio"
+        f"T = {float(state.temperature[row]):.3g}; lower {remedy}, or with masses by hand dt{where}"
     )

@@ -90,7 +90,9 @@ class Trainer:
     ) -> None:
         """One Adam step of the active runs; the others keep their weights."""
         rows = active.nonzero().squeeze(1)
-        shares = torch.full((len(rows), indices.shape[1]), 1.0 / indices.shape[1])
+        shares = torch.full(
+            (len(rows), indices.shape[1]), 1.0 / indices.shape[1], dtype=torch.float32
+        )
         _, slope = self.potential.gradient(
             self.weights.detach()[rows],
             Minibatch(indices[rows], shares),
