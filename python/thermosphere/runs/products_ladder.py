@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import xarray as xr
 
 from thermosphere.analysis.figures_ladder import (
     observable_figure,
@@ -216,6 +217,10 @@ def cooling_words(study: ModelStudy) -> str:
     return f"{words}. They disagree at {listed}, which is left out of every verdict."
 
 
+def _draws(table: xr.Dataset, temperature: float) -> int:
+    return int(table["draws"].sel(temperature=temperature))
+
+
 def _equilibrium_data(studies: list[ModelStudy]) -> Data:
     columns = [
         "model", "T", "chains", "draws", "ess", "r_hat", "drift", "distance", "equilibrated",
@@ -226,11 +231,13 @@ def _equilibrium_data(studies: list[ModelStudy]) -> Data:
         found = None if study.cooling is None else hysteresis(study.table, study.cooling)
         for index, temperature in enumerate(study.table["temperature"].values):
             row = study.table.isel(temperature=index)
-            second: list[Cell] = ["", "", "", "not run" if study.cooling is None else "not settled"]
+            second: list[Cell] = ["", "", "", "not run"]
             if found is not None and temperature in found["temperature"].values:
                 one = found.sel(temperature=temperature)
                 second = [float(one[k]) for k in ("difference", "difference_error", "z")]
                 second.append(bool(one["agree"]))
+            elif study.cooling is not None and _draws(study.cooling, temperature):
+                second[3] = "not settled"
             rows.append(
                 [
                     study.name,
