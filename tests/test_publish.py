@@ -64,7 +64,7 @@ def test_the_page_says_how_it_was_made_and_what_it_is_worth(published: Path) -> 
     for stage in ("train", "sample", "report"):
         assert re.search(rf"\| wall time: {stage}, tf1-small, ff \| \d+ (s|min) \(.*cores", page)
     # A smoke run proves nothing, and must not seem to.
-    assert re.search(r"Of \d+ claims 0 agree, 0 disagree and (\d+) are undecided", page)
+    assert re.search(r"Of \d+ claims agree: 0, disagree: 0, are undecided: (\d+)", page)
     assert "**agrees**" not in page
     assert "**No temperature of tf1-small, ff settled: what is shown of them is a run" in page
     assert "2 of 2 temperatures are not equilibrated" in page
@@ -203,7 +203,7 @@ def test_cooling_and_retraining_are_published_over_what_was_there(
     assert data == [cold, hot, *[("ff", "not settled")] * 2]
     assert kept.sentence() in page
     assert "| not sampled yet | tf4 |" in page
-    assert "tf1-small: not retrained at its effective dimension" in page
+    assert "tf1-small: the gains of its last block do not fall into two groups; there is no" in page
     assert not (study / "old.png").exists()
     assert (study / "notes.txt").read_text() == "mine"
 

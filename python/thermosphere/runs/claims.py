@@ -142,9 +142,9 @@ def _checks(study: ModelStudy) -> str:
         compared = hysteresis(study.table, study.cooling)
         count = compared.sizes["temperature"]
         agreeing = int(compared["agree"].values.sum())
-        where = f"at {agreeing} of {count} temperatures, the others left out"
+        where = f"at {agreeing} of the {count} temperatures compared, the others left out"
         if agreeing == count:
-            where = f"at all {count} temperatures"
+            where = f"at all {count} temperatures compared" if count > 1 else "at the one compared"
         cooling = f"heating and cooling agree {where}"
         if not count:
             cooling = "the chains that were cooled settled nowhere"

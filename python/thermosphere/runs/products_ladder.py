@@ -199,9 +199,10 @@ def cooling_words(study: ModelStudy) -> str:
             f"{study.name}: the chains that were cooled settled at no temperature that counts, and "
             "cannot be held against those from ES."
         )
+    count = found.sizes["temperature"]
     words = (
-        f"{study.name}: heating and cooling were compared at {found.sizes['temperature']} "
-        f"temperatures; the largest difference is {known.max():.1f} standard errors"
+        f"{study.name}: heating and cooling were compared at {count} temperature"
+        f"{'s' * (count > 1)}; the largest difference is {known.max():.1f} standard errors"
     )
     if not apart.sizes["temperature"]:
         return f"{words}."

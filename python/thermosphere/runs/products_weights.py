@@ -15,7 +15,13 @@ from thermosphere.analysis.figures_weights import norm_edges, norm_figure, simil
 from thermosphere.analysis.similarity import similarity_histogram, similarity_summary
 from thermosphere.runs.claims import in_units_of_peak
 from thermosphere.runs.claims_attention import MAPS
-from thermosphere.runs.claims_weights import NORMS, SIMILARITY, last_gains, not_equilibrated
+from thermosphere.runs.claims_weights import (
+    NORMS,
+    SIMILARITY,
+    embedding_dimension,
+    last_gains,
+    not_equilibrated,
+)
 from thermosphere.runs.embedding_dimension import saved_retraining
 from thermosphere.runs.product import Cell, Data, Picture, Product
 from thermosphere.runs.report import Table
@@ -190,15 +196,20 @@ def _shown_temperatures(run: StudiedRun) -> str:
 
 def _retrained(run: StudiedRun) -> list[str]:
     lines = []
-    for name in run.studies:
+    for name, study in run.studies.items():
         found = saved_retraining(run.directory / name)
-        if found is None:
+        if found is not None:
+            lines.append(found.sentence())
+        elif embedding_dimension(study.dimensions["samples"]) is None:
+            lines.append(
+                f"{name}: the gains of its last block do not fall into two groups; there is no "
+                "smaller dimension to retrain it at."
+            )
+        else:
             lines.append(
                 f"{name}: not retrained at its effective dimension "
                 f"(`thermosphere embedding --model {name} --retrain`)."
             )
-        else:
-            lines.append(found.sentence())
     return lines
 
 
