@@ -13,9 +13,8 @@ import xarray as xr
 
 from thermosphere.cli import STAGES, main
 from thermosphere.proteins.dataset import DataSet
-from thermosphere.runs import sample
+from thermosphere.runs import chains
 from thermosphere.runs.config_reading import load_config, preset_text
-from thermosphere.runs.pipeline import Run
 from thermosphere.runs.provenance import stage_times
 
 TWO_MODELS = "[models.tf1-small]\n[models.tf4-small]"
@@ -110,7 +109,7 @@ def test_temperatures_that_have_not_settled_go_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sample, "settled", cold_settled)
+    monkeypatch.setattr(chains, "settled", cold_settled)
     whole, broken, fewer = (
         shutil.copytree(copied, tmp_path / name) for name in ("whole", "broken", "fewer")
     )
@@ -135,9 +134,9 @@ def test_temperatures_that_have_not_settled_go_on(
             raise KeyboardInterrupt
         return observe(*arguments)
 
-    observe = sample.observe
+    observe = chains.observe
     with monkeypatch.context() as patched:
-        patched.setattr(sample, "observe", dying)
+        patched.setattr(chains, "observe", dying)
         often = "models.tf1-small.sampling.checkpoint_seconds=0.0"
         assert main(going_on(broken, *LONGER, "--set", often)) == 130
     assert main(going_on(broken, *LONGER)) == 0
@@ -145,27 +144,27 @@ def test_temperatures_that_have_not_settled_go_on(
     xr.testing.assert_identical(again.drop_attrs(), some.drop_attrs())
     assert main(["report", "-o", str(broken), "--quiet"]) == 0
 
-    monkeypatch.setattr(sample, "settled", nothing_settled)
+    monkeypatch.setattr(chains, "settled", nothing_settled)
     text = (fewer / "config.toml").read_text().replace("going_on = 4", "going_on = 1")
     (fewer / "config.toml").write_text(text)
     assert main(going_on(fewer, *LONGER)) == 0
     hot = xr.open_zarr(fewer / "tf1-small" / "samples.zarr").load()
     xr.testing.assert_identical(hot.drop_attrs(), some.drop_attrs())  # the hotter of the two
 
-    said = refused(capsys, *going_on(copied, "--set", "models.tf1-small.sampling.draws=8"))
-    assert "models.tf1-small.sampling.draws: saved 6, now 8" in said
-    text = (copied / "config.toml").read_text()
-    more = load_config(text, where="run", changes=["models.tf1-small.sampling.draws=8"])
-    with pytest.raises(ValueError, match=r"sampling.draws must stay 6, got 8; raise draws_max"):
-        Run(copied, more, resume=True).sample()  # whoever does not ask first
-    assert main(going_on(copied, "--set", "models.tf1-small.sampling.draws_max=12")) == 0
-    assert xr.open_zarr(copied / "tf1-small" / "samples.zarr").sizes["draw"] == 12
+    # Those that stayed behind come up to more draws of all, with the bits of an unbroken run.
+    monkeypatch.setattr(chains, "settled", lambda table: np.array([True, True]))
+    assert main(going_on(copied, "--set", "models.tf1-small.sampling.draws=8")) == 0
+    more = xr.open_zarr(copied / "tf1-small" / "samples.zarr").load()
+    for where in ({"chain": ~cold}, {"chain": cold, "draw": slice(8)}):
+        one, other = (samples.isel(where).drop_attrs() for samples in (more, every))
+        xr.testing.assert_identical(one, other)
+    assert bool(more.isel(chain=cold, draw=slice(8, 11)).isnull().to_array().all())
 
 
 def test_sampling_ends_where_all_have_settled(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sample, "settled", lambda table: np.array([True, True]))
+    monkeypatch.setattr(chains, "settled", lambda table: np.array([True, True]))
     assert main(going_on(copied, *LONGER)) == 0
     assert xr.open_zarr(copied / "tf1-small" / "samples.zarr").sizes["draw"] == 6
 

@@ -228,6 +228,13 @@ def test_temperatures_where_cooling_disagrees_do_not_count() -> None:
     assert "They disagree at T = 5e-6 (by 1.000 ± 0.003), " in words
     found = one(claims_ladder.test_error_is_not_monotonic, hysteretic)
     assert found.verdict != "agrees"
+    falling = ladder()
+    falling["equilibrated"][X < 1] = False  # cooled chains that have not settled say nothing yet
+    unsettled = study(table=heating, cooling=falling)
+    assert usable(unsettled)["temperature"].size == (X >= 1).sum()
+    assert "have not settled at T = 5e-6 (+0.000), " in cooling_words(unsettled)
+    falling["draws"][:] = 0  # not cooled to there
+    assert usable(unsettled)["temperature"].size == X.size
     agreeing = study(table=ladder(test_error=RISING), cooling=heating)
     found = one(claims_ladder.test_error_is_not_monotonic, agreeing)
     assert "heating and cooling agree at all 15 temperatures" in found.because

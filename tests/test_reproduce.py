@@ -13,7 +13,7 @@ import pytest
 import xarray as xr
 
 from thermosphere.cli import main
-from thermosphere.runs import cooling
+from thermosphere.runs import chains, cooling, sample
 from thermosphere.runs.exact_table import read_comparisons
 from thermosphere.runs.ladder import Ladder
 from thermosphere.runs.store import open_samples
@@ -140,7 +140,7 @@ def test_cooling_goes_on_where_it_has_not_settled_and_ends_where_the_samples_hav
         long = table["draws"].values[1] >= first  # after a burn-in of half
         return np.array([False, long, True])
 
-    monkeypatch.setattr(cooling, "settled", as_if)
+    monkeypatch.setattr(chains, "settled", as_if)
     longer = f"models.tf1-small.sampling.draws_max={3 * first}"
     assert main(["cool", "-o", str(run), "--quiet", "--threads", "1", "--set", longer]) == 0
     found = open_samples(run / "tf1-small" / "cooling.zarr")
@@ -155,6 +155,41 @@ def test_cooling_goes_on_where_it_has_not_settled_and_ends_where_the_samples_hav
     )
 
 
+def test_where_the_two_sets_differ_the_first_goes_on_and_then_the_second(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(directory, run)
+    model = run / "tf1-small"
+    before = open_samples(directory / "tf1-small" / "samples.zarr")
+    first, most = before.sizes["draw"], before.sizes["draw"] + 2
+    ladder = sorted(set(before["temperature"].values.tolist()))
+    warm = before["temperature"].values == ladder[1]
+    monkeypatch.setattr(chains, "settled", lambda table: np.ones(3, bool))
+    for kind in (sample, cooling):
+        monkeypatch.setattr(kind, "disagreeing", lambda *sets: [ladder[1]])
+    longer = ["--set", f"models.tf1-small.sampling.draws_max={most}"]
+    again = ["-o", str(run), "--quiet", "--threads", "1", "--resume", *longer]
+
+    def draws(name: str) -> list[int]:
+        written = np.isfinite(open_samples(model / f"{name}.zarr")["train_loss"].values).sum(1)
+        assert len(set(written[~warm])) == len(set(written[warm])) == 1
+        return [int(written[warm][0]), int(written[~warm][0])]
+
+    assert main(["cool", *again]) == 0
+    assert draws("cooling") == [first, first]  # those from ES weights can still go on
+    assert main(["sample", *again]) == 0
+    assert draws("samples") == [most, first]
+    assert main(["cool", *again]) == 0
+    assert draws("cooling") == [most, first]
+    for name in ("samples", "cooling"):
+        kept, found = (
+            open_samples(where / "tf1-small" / f"{name}.zarr") for where in (directory, run)
+        )
+        for variable in ("train_loss", "distance2"):
+            np.testing.assert_array_equal(found[variable].values[:, :first], kept[variable].values)
+
+
 def test_a_killed_cooling_goes_on_bit_for_bit(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +198,7 @@ def test_a_killed_cooling_goes_on_bit_for_bit(
     shutil.rmtree(run / "tf1-small" / "cooling.zarr")
     (run / "tf1-small" / "cooling.checkpoint.safetensors").unlink()
     again = ["cool", "-o", str(run), "--quiet", "--threads", "1"]
-    real, calls = cooling.observe, []
+    real, calls = chains.observe, []
 
     def dying(*arguments, **named):  # type: ignore[no-untyped-def]
         calls.append(1)
@@ -171,9 +206,9 @@ def test_a_killed_cooling_goes_on_bit_for_bit(
             raise KeyboardInterrupt
         return real(*arguments, **named)
 
-    monkeypatch.setattr(cooling, "observe", dying)
+    monkeypatch.setattr(chains, "observe", dying)
     assert main(again) == 130
-    monkeypatch.setattr(cooling, "observe", real)
+    monkeypatch.setattr(chains, "observe", real)
     assert main(again) == 2  # something is there
     assert main([*again, "--resume"]) == 0
     whole, broken = (

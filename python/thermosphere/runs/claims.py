@@ -44,14 +44,22 @@ class Finding:
 
 
 def usable(study: ModelStudy) -> xr.Dataset:
-    """The rows of the study's table that count."""
+    """The rows of the study's table that count: settled, and where chains were cooled to, these
+    have settled too and agree."""
     counts = settled(study.table)
     if study.cooling is not None:
         compared = hysteresis(study.table, study.cooling)
         apart = compared["temperature"].values[~compared["agree"].values]
-        counts &= ~np.isin(study.table["temperature"].values, apart)
+        unsettled = study.cooling["temperature"].values[still_cooling(study.cooling)]
+        counts &= ~np.isin(study.table["temperature"].values, [*apart, *unsettled])
     rows: xr.Dataset = study.table.isel(temperature=np.flatnonzero(counts))
     return rows
+
+
+def still_cooling(cooling: xr.Dataset) -> npt.NDArray[np.bool_]:
+    """(temperatures,): whether chains were cooled to there, and have not settled."""
+    found: npt.NDArray[np.bool_] = (cooling["draws"].values > 0) & ~settled(cooling)
+    return found
 
 
 def measured(study: ModelStudy, rows: xr.Dataset, name: str) -> list[Measured]:
@@ -123,7 +131,10 @@ def too_few(study: ModelStudy, needed: int) -> str:
     standing = int(settled(every).sum())
     words = f"{standing} of {every.sizes['temperature']} temperatures of {study.name} settled"
     if standing > count:
-        words += f", and heating and cooling disagree at {standing - count} of these"
+        words += (
+            f", and at {standing - count} of these the chains that were cooled disagree, or have "
+            "not settled"
+        )
     return words if count == 0 else f"{words}; {needed} must count"
 
 

@@ -12,16 +12,14 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
-from thermosphere.analysis.thermodynamics import BurnIn, settled, thermodynamics
-from thermosphere.archive import read_archive, write_archive
+from thermosphere.analysis.thermodynamics import BurnIn
 from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.proteins.dataset import DataSet
+from thermosphere.runs.chains import StoredChains, disagreeing, settled_at
 from thermosphere.runs.config import Sampling
-from thermosphere.runs.sample import judged_sets, new_store, observe, sampled_potential
-from thermosphere.runs.store import SampleStore, open_samples, read_weights
-from thermosphere.sampling.langevin import Langevin
+from thermosphere.runs.sample import COOLING, bits, judged_sets, new_store
+from thermosphere.runs.store import open_samples, read_weights
 from thermosphere.training import References
-from thermosphere.training.trainer import check_fingerprint
 
 CHECKPOINT = "thermosphere cooling checkpoint"
 
@@ -40,15 +38,14 @@ def cool_model(
 ) -> Path:
     """Walk the ladder of DIR/samples.zarr down and return DIR/cooling.zarr, in its format.
 
-    Starts from the last draws at the hottest temperature; as many chains as the samples have, and
-    ``draws`` at each temperature, a quarter of that more until it has settled, at most
-    ``draws_max``. Ends at the coldest temperature where the samples have settled: below it there is
-    nothing to hold a second set against (where none has, at the coldest). A checkpoint a
-    temperature. Raises ValueError where there are no samples, or a cooling that ``resume`` is not
-    to go on with.
+    Starts from draw number ``draws`` of the samples at the hottest temperature; as many chains as
+    they have, and ``draws`` at each temperature, a quarter of that more until it has settled, at
+    most ``draws_max``. Ends at the coldest temperature where the samples have settled: below it
+    there is nothing to hold a second set against (where none has, at the coldest). Where the two
+    sets differ and the samples have ``draws_max``, these chains go on too. Raises ValueError where
+    there are no samples, or a cooling that ``resume`` is not to go on with.
     """
-    store_path = directory / "cooling.zarr"
-    checkpoint = directory / "cooling.checkpoint.safetensors"
+    store_path, checkpoint = directory / COOLING, directory / "cooling.checkpoint.safetensors"
     if (store_path.exists() or checkpoint.exists()) and not resume:
         raise ValueError(
             f"cool: {store_path} is there; --resume goes on with it, or use another --output"
@@ -58,80 +55,82 @@ def cool_model(
     start = torch.from_numpy(samples["start"].values)
     ladder = sorted(set(temperature.tolist()), reverse=True)
     norm2 = float(samples.attrs["norm2"])
-    hottest = (temperature == ladder[0]).numpy()
-    written = np.isfinite(samples["train_loss"].values[hottest]).all(0).nonzero()[0]
-    last = torch.from_numpy(read_weights(samples, hottest.nonzero()[0], [written[-1]])[:, 0])
-    belongs_to = {
-        **asdict(settings.options()),
-        "temperatures": ladder,
-        "ridge": settings.ridge,
-        "tether": settings.tether,
-        "draws": settings.draws,
-        "moves_per_draw": settings.moves_per_draw,
-        "seed": seed,
-        "start": float(last.double().square().cumsum(1).sum()),
-    }
-
-    def opened(draws: int) -> SampleStore:
-        return SampleStore.open(
-            store_path, draws=draws, chains=len(temperature), parameters=potential.parameters
-        )
-
-    done, weights, first = 0, last, last
-    if checkpoint.exists():
-        tensors, header = read_archive(checkpoint, CHECKPOINT)
-        check_fingerprint(checkpoint, header["fingerprint"], belongs_to)
-        done, weights = int(header["temperatures"]), tensors["weights"]
-        store = opened(settings.draws)
-    else:
-        config = str(samples.attrs.get("config", ""))
-        store = new_store(store_path, potential, settings, temperature, start, norm2, config)
-    sets = judged_sets(potential, data, settings)
-    end = min(_settled_at(samples, burn_in), default=ladder[-1])
-    walked = [rung for rung in ladder if rung >= end]
-    bar = tqdm(
-        total=len(walked) * settings.draws * settings.moves_per_draw,
-        initial=done * settings.draws * settings.moves_per_draw,
-        desc=f"cooling {potential.model.name}, {len(last)} chains",
+    hottest = (temperature == ladder[0]).nonzero().flatten().numpy()
+    last = torch.from_numpy(read_weights(samples, hottest, [settings.draws - 1])[:, 0])
+    end = min(settled_at(samples, burn_in), default=ladder[-1])
+    walked = [(temperature == rung).nonzero().flatten() for rung in ladder if rung >= end]
+    with tqdm(
+        desc=f"cooling {potential.model.name}",
         unit="move",
         disable=not progress,
-    )
-    with bar:
-        for rung in range(done, len(walked)):
-            rows = (temperature == ladder[rung]).nonzero().flatten()
-            tethered = references.early_stopped[start[rows]]  # as those of the first set
-            energy = sampled_potential(potential, settings, tethered)
-            sampler = Langevin(energy, temperature[rows], seed=seed, options=settings.options())
-            state = sampler.init(
-                weights, norm2=norm2 if settings.constrained else None, chain_ids=rows.tolist()
-            )
-            draw, to = 0, settings.draws
-            while draw < to:
-                begun = bar.n
-                minibatch_loss = sampler.run(
-                    state,
-                    settings.moves_per_draw,
-                    on_moves=lambda moves: bar.update(begun + moves - bar.n),  # noqa: B023
-                )
-                observables = observe(potential, sets, sampler, state, first)
-                observables["minibatch_loss"] = minibatch_loss
-                store.write(draw, observables, state.weights.cpu(), rows)
-                draw += 1
-                if draw == to < settings.draws_max:
-                    so_far = open_samples(store_path).isel(draw=slice(draw))
-                    if ladder[rung] in _settled_at(so_far, burn_in):
-                        break
-                    to = min(to + max(1, settings.draws // 4), settings.draws_max)
-                    bar.total += (to - draw) * settings.moves_per_draw
-                    store = opened(to)
-            weights = state.weights.cpu().clone()
-            header = {"kind": CHECKPOINT, "temperatures": rung + 1, "fingerprint": belongs_to}
-            write_archive(checkpoint, {"weights": weights}, header)
+    ) as bar:
+        chains = StoredChains(
+            potential,
+            settings,
+            seed,
+            temperature,
+            first=last.repeat(len(ladder), 1),  # of every rung: rows are temperature by temperature
+            tether=references.early_stopped[start],  # as those of the first set
+            sets=judged_sets(potential, data, settings),
+            store_path=store_path,
+            checkpoint=checkpoint,
+            kind=CHECKPOINT,
+            belongs_to={
+                **asdict(settings.options()),
+                "temperatures": ladder,
+                "ridge": settings.ridge,
+                "tether": settings.tether,
+                "draws": settings.draws,
+                "moves_per_draw": settings.moves_per_draw,
+                "seed": seed,
+                "start": float(last.double().square().cumsum(1).sum()),
+            },
+            bits=bits(potential, settings),
+            bar=bar,
+        )
+        if checkpoint.exists():
+            chains.load()
+        else:
+            config = str(samples.attrs.get("config", ""))
+            new_store(store_path, potential, settings, temperature, start, norm2, config)
+        chains.finish_part()
+        weights = last
+        for rows in walked:
+            if not int(chains.done[rows[0]]):
+                sampler = chains.sampler(rows)
+                q = norm2 if settings.constrained else None
+                chains.put(rows, sampler.init(weights, norm2=q, chain_ids=rows.tolist()))
+            chains.advance_all(rows, settings.draws)
+            while not _enough(chains, rows, burn_in):
+                chains.advance(rows, _further(chains, rows))
+            weights = chains.part(rows).weights.cpu()
+        for rows in walked:
+            while _at_odds(chains, rows, samples, burn_in):
+                chains.advance(rows, _further(chains, rows))
     return store_path
 
 
-def _settled_at(samples: xr.Dataset, burn_in: BurnIn) -> list[float]:
-    """The temperatures where these chains have settled."""
-    table = thermodynamics(samples, burn_in=burn_in)
-    found: list[float] = table["temperature"].values[settled(table)].tolist()
-    return found
+def _further(chains: StoredChains, rows: torch.Tensor) -> int:
+    return min(int(chains.done[rows[0]]) + chains.part_draws, chains.settings.draws_max)
+
+
+def _enough(chains: StoredChains, rows: torch.Tensor, burn_in: BurnIn) -> bool:
+    """Whether the chains at this temperature have settled, or ``draws_max``."""
+    if int(chains.done[rows[0]]) >= chains.settings.draws_max:
+        return True
+    return float(chains.temperature[rows[0]]) in settled_at(chains.written(), burn_in)
+
+
+def _at_odds(
+    chains: StoredChains, rows: torch.Tensor, samples: xr.Dataset, burn_in: BurnIn
+) -> bool:
+    """Whether it is these chains' turn to go on: they differ from the samples, which have
+    ``draws_max``."""
+    most = chains.settings.draws_max
+    if int(chains.done[rows[0]]) >= most:
+        return False
+    heated = samples["train_loss"].transpose("chain", "draw").values[rows.numpy()]
+    if np.isfinite(heated).all(0).sum() < most:
+        return False
+    temperature = float(chains.temperature[rows[0]])
+    return temperature in disagreeing(samples, chains.written(), burn_in)

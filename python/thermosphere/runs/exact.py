@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from thermosphere.archive import read_archive, write_archive
 from thermosphere.models.potential import MaskedLanguagePotential
+from thermosphere.runs.chains import sampled_potential
 from thermosphere.runs.config import Pilot, Sampling
-from thermosphere.runs.sample import digest, sampled_potential
+from thermosphere.runs.sample import digest
 from thermosphere.runs.store import open_samples, read_weights, written_draws
 from thermosphere.sampling.hmc import HybridMonteCarlo
 from thermosphere.sampling.hmc_state import HybridMonteCarloState

@@ -12,7 +12,8 @@ from thermosphere.analysis.figures_ladder import (
 )
 from thermosphere.analysis.figures_runs import trace_figure
 from thermosphere.analysis.hysteresis import hysteresis
-from thermosphere.runs.claims import peak, usable
+from thermosphere.analysis.thermodynamics import settled
+from thermosphere.runs.claims import peak, still_cooling, usable
 from thermosphere.runs.claims_attention import PRECISION
 from thermosphere.runs.claims_ladder import FIGURE
 from thermosphere.runs.product import (
@@ -194,10 +195,11 @@ def cooling_words(study: ModelStudy) -> str:
     apart = found.isel(temperature=np.flatnonzero(~found["agree"].values))
     known = np.abs(found["z"].values)
     known = known[np.isfinite(known)]
+    still = _still_cooling_words(study, study.cooling)
     if not known.size:
         return (
             f"{study.name}: the chains that were cooled settled at no temperature that counts, and "
-            "cannot be held against those from ES."
+            f"cannot be held against those from ES.{still}"
         )
     count = found.sizes["temperature"]
     words = (
@@ -205,7 +207,7 @@ def cooling_words(study: ModelStudy) -> str:
         f"{'s' * (count > 1)}; the largest difference is {known.max():.1f} standard errors"
     )
     if not apart.sizes["temperature"]:
-        return f"{words}."
+        return f"{words}.{still}"
     listed = ", ".join(
         f"T = {format_temperature(float(t))} (by {with_error(float(d), float(e))})"
         for t, d, e in zip(
@@ -215,7 +217,23 @@ def cooling_words(study: ModelStudy) -> str:
             strict=True,
         )
     )
-    return f"{words}. They disagree at {listed}, which is left out of every verdict."
+    return f"{words}. They disagree at {listed}, which is left out of every verdict.{still}"
+
+
+def _still_cooling_words(study: ModelStudy, cooling: xr.Dataset) -> str:
+    """Where those from ES stand and the cooled ones do not; begins with a space, or empty."""
+    rows = np.flatnonzero(settled(study.table) & still_cooling(cooling))
+    if not rows.size:
+        return ""
+    above = (cooling["train_loss"].values - study.table["train_loss"].values)[rows]
+    listed = ", ".join(
+        f"T = {format_temperature(float(t))} ({gap:+.3f})"
+        for t, gap in zip(study.table["temperature"].values[rows], above, strict=True)
+    )
+    return (
+        f" The chains that were cooled have not settled at {listed}, in brackets how far their ⟨U⟩ "
+        "is from those of ES; these do not count either."
+    )
 
 
 def _draws(table: xr.Dataset, temperature: float) -> int:

@@ -18,7 +18,6 @@ from thermosphere.proteins.structure import ContactMap
 from thermosphere.runs.config import Config, ModelRun
 from thermosphere.runs.config_reading import flat, load_config
 from thermosphere.runs.sample import CHECKPOINT_FILE
-from thermosphere.runs.store import stored_draws
 
 # Settings of results that are there which may become more, and no less.
 MAY_GROW = (
@@ -81,7 +80,6 @@ class RunDirectory:
                 before,
                 config,
                 lambda key: _settled(directory, key),
-                lambda key: _may_grow(directory, before, key),
             )
             if difference is not None:
                 raise ValueError(
@@ -164,16 +162,6 @@ def _settled(directory: Path, key: str) -> bool:
     return any(output.exists() for output in outputs)
 
 
-def _may_grow(directory: Path, saved: Config, key: str) -> bool:
-    """Whether a setting may become more: draws not where some chains, which had not settled, have
-    gone on alone."""
-    if key.startswith("models.") and key.endswith(".sampling.draws"):
-        name = key.split(".")[1]
-        here = stored_draws(directory / name / "samples.zarr")
-        return here <= saved.models[name].sampling.draws
-    return key.endswith(MAY_GROW)
-
-
 def _write_text(path: Path, text: str) -> None:
     building = path.with_name(f"{path.name}.new-{os.getpid()}")  # of a process beside this one too
     building.write_text(text, encoding="utf-8")
@@ -184,21 +172,20 @@ def first_difference(
     old: Config,
     new: Config,
     settled: Callable[[str], bool],
-    may_grow: Callable[[str], bool] = lambda key: key.endswith(MAY_GROW),
 ) -> str | None:
     """The first setting of a run that may no longer change, as one line; None where all may go on.
 
     settled(key) says whether results that depend on the dotted key are there; what has none yet may
-    change, and so may the analysis. Runs may be made longer where may_grow(key).
+    change, and so may the analysis. Runs may be made longer.
     """
     before, after = flat(msgspec.to_builtins(old)), flat(msgspec.to_builtins(new))
     for key in sorted(before.keys() & after.keys()):
         was, now = before[key], after[key]
         free = key == "name" or key.startswith("analysis.")
-        free = free or key.endswith(("checkpoint_seconds", ".sampling.device"))
+        free = free or key.endswith(("checkpoint_seconds", ".sampling.device", ".going_on"))
         if was == now or free or not settled(key):
             continue
-        if may_grow(key) and now > was:
+        if key.endswith(MAY_GROW) and now > was:
             continue
         return f"{key}: saved {was!r}, now {now!r}"
     return None

@@ -161,15 +161,6 @@ def read_weights(
     return weights
 
 
-def stored_draws(path: Path) -> int:
-    """For how many draws of a chain the store has room; 0 where it is not there. ValueError, one
-    line, where it is damaged."""
-    if not Path(path).is_dir():
-        return 0
-    with _readable(path):
-        return int(zarr.open_group(path, mode="r", use_consolidated=False)["move"].shape[0])
-
-
 def written_draws(samples: xr.Dataset) -> int:
     """How many draws have been written (a run in progress has NaN after them)."""
     return int(np.isfinite(samples["train_loss"].values).all(axis=0).sum())

@@ -38,6 +38,19 @@ class LangevinState:
         some = {name: tensor[rows.to(tensor.device)] for name, tensor in named.items()}
         return LangevinState(**some, step=self.step)
 
+    def put(self, rows: torch.Tensor, part: LangevinState) -> None:
+        """These chains (R,) int64 as they are in a state of theirs; the step stays."""
+        for f in fields(self):
+            if f.name != "step":
+                tensor = getattr(self, f.name)
+                tensor[rows.to(tensor.device)] = getattr(part, f.name)
+
+    def blank(self, chains: int) -> LangevinState:
+        """A state of this many chains like these, all zero."""
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "step"}
+        zeros = {name: t.new_zeros((chains, *t.shape[1:])) for name, t in named.items()}
+        return LangevinState(**zeros)
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """A copy of all of it as named tensors on the CPU, for a checkpoint: the same whatever the
         device."""
