@@ -169,6 +169,24 @@ def test_sampling_ends_where_all_have_settled(
     assert xr.open_zarr(copied / "tf1-small" / "samples.zarr").sizes["draw"] == 6
 
 
+def test_a_refused_first_command_leaves_no_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "none.pdb"
+    run = tmp_path / "run"
+    said = refused(capsys, "contacts", "--structure", str(file), "-o", str(run), "--quiet")
+    assert "none.pdb" in said
+    assert main(["contacts", "-o", str(run), "--quiet"]) == 0  # the built-in protein
+    kept = (run / "config.toml").read_text()
+    refused(capsys, "sequences", "--sequences", str(file), "-o", str(run), "--quiet")
+    assert (run / "contacts.toml").is_file()
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "config.toml").write_text(kept)
+    refused(capsys, "contacts", "--structure", str(file), "-o", str(own), "--quiet")
+    assert (own / "config.toml").read_text() == kept
+
+
 def test_doctor_says_what_is_used(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out

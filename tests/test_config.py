@@ -179,6 +179,42 @@ def test_files_are_relative_to_the_settings_file(tmp_path) -> None:  # type: ign
     assert config.structure.file == str((tmp_path / "my.pdb").resolve())
 
 
+def test_files_of_set_are_relative_to_where_it_is_said(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    settings, here = tmp_path / "settings", tmp_path / "here"
+    config = load_config(
+        "[sequences]\ninteractions = 'mj.txt'\n[structure]\nfile = 'my.pdb'",
+        where="x",
+        changes=["sequences.interactions=other.txt"],
+        path_base=settings,
+        changes_base=here,
+    )
+    assert config.sequences.interactions == str((here / "other.txt").resolve())
+    assert config.structure.file == str((settings / "my.pdb").resolve())
+
+
+def test_set_of_all_models_is_for_all_models() -> None:
+    """Whatever a preset, or the printed settings, say of one."""
+    printed = load(preset_text("demo")).to_toml()
+    for text in (printed, preset_text("demo")):
+        changes = ["sampling.draws=7", "training.runs=2", "models.tf1.sampling.draws=9"]
+        config = load(text, *changes)
+        assert {name: own.sampling.draws for name, own in config.models.items()} == {
+            "tf1-small": 7,
+            "tf1": 9,
+        }
+        assert {own.training.runs for own in config.models.values()} == {2}
+
+
+def test_couplings_given_to_printed_settings_bring_mutations() -> None:
+    printed = load("[structure]\nfile = 'a.pdb'").to_toml()
+    assert load(printed, "sequences.couplings='a.dat'").sequences.moves == "mutation"
+    asked = load(printed, "sequences.couplings='a.dat'", "sequences.moves='swap'")
+    assert asked.sequences.moves == "swap"
+    assert load(asked.to_toml()).sequences.moves == "swap"
+    again = load(asked.to_toml(), "sequences.couplings='b.dat'")  # which had some before
+    assert again.sequences.moves == "swap"
+
+
 def test_unknown_preset() -> None:
     with pytest.raises(ValueError, match="expected one of demo, laptop, paper, smoke, got 'dmo'"):
         preset_text("dmo")

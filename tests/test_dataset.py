@@ -150,3 +150,16 @@ def test_bad_arguments():
         MaskedSequences(tokens, masked)
     with pytest.raises(ValueError, match="masked must be"):
         MaskedSequences(tokens, masked[:, 1:])
+
+
+def test_sequences_of_two_sets_are_counted():
+    tokens = sequences(60, 12)
+    tokens[25:28] = tokens[:3]
+    data = make_data_set(tokens, train=20, validation=20, test=20, seed=1)
+    known = {row.tobytes() for row in data.train.tokens}
+    others = [row for part in (data.validation, data.test) for row in part.tokens]
+    assert data.also_in_train() == sum(row.tobytes() in known for row in others)
+    same = make_data_set(np.zeros((60, 12), np.uint8), train=20, validation=20, test=20, seed=1)
+    assert same.also_in_train() == 40
+    apart = make_data_set(sequences(60), train=20, validation=20, test=20, seed=1)
+    assert apart.also_in_train() == 0

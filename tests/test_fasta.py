@@ -1,5 +1,7 @@
 """Sequences as text."""
 
+import gzip
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,21 @@ def test_alphabet_round_trip():
         encode("ACX")
     with pytest.raises(ValueError, match=r"0\.\.19"):
         decode(np.array([20]))
+
+
+def test_headers_in_utf8_and_packed_files(tmp_path):
+    text = "\ufeff>Bacillus Müller\nACDE\n>β\nFGHI\n"
+    plain, packed = tmp_path / "a.fasta", tmp_path / "a.fasta.gz"
+    plain.write_bytes(text.encode())
+    packed.write_bytes(gzip.compress(text.encode()))
+    for path in (plain, packed):
+        assert [decode(row) for row in read_sequences(path)] == ["ACDE", "FGHI"]
+    packed.write_bytes(text.encode())
+    with pytest.raises(ValueError, match="is not a gzip file"):
+        read_sequences(packed)
+    plain.write_text("ACDÉ", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"letter 4 must be one of .*, got 'É'"):
+        read_sequences(plain)
 
 
 def test_write_and_read(tmp_path):

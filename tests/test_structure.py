@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -258,6 +259,33 @@ def test_a_file_that_is_no_structure(tmp_path, name, content):
         contact_map(path)
     assert "\n" not in str(error.value)
     assert name in str(error.value)
+
+
+def test_coordinates_that_are_missing_are_refused(pdb):
+    lines = chain_on_a_line()
+    for broken, message in (
+        (lines[2][:30] + "     nan" + lines[2][38:], "residue 3.* must be finite, got"),
+        (lines[2] + "\n" + lines[2].replace(" CA ", " CB "), "residue 3.* two atoms at one place"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            contact_map(pdb([*lines[:2], broken, *lines[3:]]))
+
+
+def test_residues_with_atoms_missing_are_counted(pdb):
+    assert contact_map(pdb(chain_on_a_line())).provenance["incomplete_residues"] == 6
+    assert native_2abd().provenance["incomplete_residues"] == 2  # the ends: SER 1 and ILE 86
+
+
+def test_a_damaged_contact_map_is_one_line(tmp_path):
+    path = tmp_path / "contacts.toml"
+    native_2abd().save(path)
+    text = path.read_text()
+    damaged = re.sub(r"\[\d+, ", f"[{10**20}, ", text, count=1)
+    for broken in (text.split("[provenance]")[0] + "provenance = 3\n", damaged):
+        assert broken != text
+        path.write_text(broken)
+        with pytest.raises(ValueError, match="is not a contact map"):
+            ContactMap.load(path)
 
 
 def test_bad_arguments(tmp_path, pdb):

@@ -234,6 +234,7 @@ def _stages(parsed: argparse.Namespace) -> None:
     if saved.is_file() and parsed.preset is None and parsed.config is None:
         parsed.config = saved  # the run's own settings; --set and the flags change them
     config = _settings(parsed)
+    before = saved.read_text(encoding="utf-8") if saved.is_file() else None
     if "sample" in parsed.stages:  # before hours of other stages
         _check_devices(config, parsed.models)
     run = pipeline.Run.open(
@@ -243,8 +244,16 @@ def _stages(parsed: argparse.Namespace) -> None:
         progress=not parsed.quiet,
         only=parsed.models,
     )
-    for stage in parsed.stages:
-        run.do(stage, alone=len(parsed.stages) == 1)
+    try:
+        for stage in parsed.stages:
+            run.do(stage, alone=len(parsed.stages) == 1)
+    except (ValueError, OSError):
+        if not run.has_results:  # the settings may be what was wrong
+            if before is None:
+                saved.unlink()
+            else:
+                saved.write_text(before, encoding="utf-8")
+        raise
 
 
 def _reproduce(parsed: argparse.Namespace) -> None:
@@ -287,6 +296,9 @@ def _embedding(parsed: argparse.Namespace) -> None:
         print(procedure.dimension_text(study))
         dimension = parsed.retrain or procedure.found_dimension(study)
         if parsed.retrain is None or dimension is None:
+            continue
+        if parsed.model is None and (why := procedure.unsuited(name, dimension)):
+            print(why)
             continue
         found = procedure.retrain(
             run.directory,
@@ -337,11 +349,19 @@ def _loaded(parsed: argparse.Namespace) -> Config:
         except UnicodeDecodeError as error:
             raise ValueError(f"{parsed.config}: not UTF-8 text ({error.reason})") from error
         return load_config(
-            text, where=str(parsed.config), changes=changes, path_base=parsed.config.parent
+            text,
+            where=str(parsed.config),
+            changes=changes,
+            path_base=parsed.config.parent,
+            changes_base=here,
         )
     preset = parsed.preset or parsed.default_preset
     return load_config(
-        preset_text(preset), where=f"preset {preset}", changes=changes, path_base=here
+        preset_text(preset),
+        where=f"preset {preset}",
+        changes=changes,
+        path_base=here,
+        changes_base=here,
     )
 
 

@@ -116,6 +116,12 @@ class DataSet:
         """Number of sites n."""
         return self.train.length
 
+    def also_in_train(self) -> int:
+        """How many validation and test sequences the training set has too."""
+        known = {row.tobytes() for row in self.train.tokens}
+        others = (row for part in (self.validation, self.test) for row in part.tokens)
+        return sum(row.tobytes() in known for row in others)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one compressed npz (arrays, and the provenance as JSON text), atomically."""
         arrays = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -49,18 +51,24 @@ def read_sequences(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """Read aligned sequences of the twenty amino acids, upper or lower case.
 
     A file whose first line begins with ``>`` is FASTA (a sequence may run over several lines); any
-    other has one sequence a line.  Blank lines are skipped.
+    other has one sequence a line.  Blank lines are skipped.  ``.gz`` is unpacked.
 
     Returns: (S, n) uint8, ids in the order of ``ALPHABET``.
     Raises: ValueError with the line number for a letter outside the alphabet, a sequence of another
     length than the first, or an empty record; OSError where the file cannot be read.
     """
     path = Path(path)
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"read_sequences: {path} is not a gzip file ({error})") from None
     try:
-        lines = path.read_text(encoding="ascii").splitlines()
+        lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"read_sequences: {path} must be plain ASCII text, got byte "
+            f"read_sequences: {path} must be UTF-8 text, got byte "
             f"0x{error.object[error.start]:02x} at offset {error.start}"
         ) from None
     records = _records(lines, path)
@@ -70,7 +78,7 @@ def read_sequences(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     for number, name, pieces in records:
         parts = []
         for piece_number, letters in pieces:
-            ids = _IDS[np.frombuffer(letters.encode("ascii"), dtype=np.uint8)]
+            ids = _IDS[np.frombuffer(letters.encode("ascii", "replace"), dtype=np.uint8)]
             if (ids == _NO_ID).any():
                 column = int(np.argmax(ids == _NO_ID))
                 raise ValueError(

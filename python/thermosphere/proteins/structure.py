@@ -24,6 +24,15 @@ FORMAT = "thermosphere contact map 1"
 _PEPTIDE_BOND = 2.0
 _SCALARS = (str, bool, int, float)
 
+# Heavy atoms of a residue within a chain; modified ones have more.
+_HEAVY_ATOMS = dict(
+    zip(
+        "GASCTPVDNILMEQKHFRYW",
+        (4, 5, 6, 6, 7, 7, 7, 8, 8, 8, 8, 8, 9, 9, 9, 10, 11, 11, 12, 14),
+        strict=True,
+    )
+)
+
 
 @dataclass(frozen=True)
 class ContactMap:
@@ -128,7 +137,7 @@ def _parse(data: bytes, name: str) -> ContactMap:
             labels=tuple(stored["labels"]),
             provenance=stored["provenance"],
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"ContactMap.load: {name} is not a contact map ({error})") from None
 
 
@@ -170,9 +179,11 @@ def contact_map(
         model: number of the model.
         cutoff: in Å.
 
+    Residues with fewer heavy atoms than their kind has are counted in the provenance.
+
     Raises: ValueError with one line for a file that is no structure, a chain or model that is not
-    there (it lists those that are), an unknown residue, or missing residues; OSError for an
-    unreadable file.
+    there (it lists those that are), an unknown residue, missing residues, or coordinates that are
+    missing; OSError for an unreadable file.
     """
     if not (math.isfinite(cutoff) and cutoff > 0.0):
         raise ValueError(f"contact_map: cutoff must be a positive number of Å, got {cutoff}")
@@ -184,9 +195,11 @@ def contact_map(
     sequence = "".join(_letter(residue, where) for residue in residues.spans)
     atoms = [_heavy_atoms(residue) for residue in residues.spans]
     places = _places(residues.spans, where, gaps)
-    for residue, positions in zip(residues.spans, atoms, strict=True):
-        if not len(positions):
-            raise ValueError(f"{where}: residue {residue[0]} has no heavy atom")
+    _check_atoms(residues.spans, atoms, where)
+    incomplete = sum(
+        len(positions) < _HEAVY_ATOMS[letter]
+        for positions, letter in zip(atoms, sequence, strict=True)
+    )
     return ContactMap(
         sequence=sequence,
         contacts=_contacts(atoms, places, cutoff, min_separation),
@@ -198,6 +211,7 @@ def contact_map(
             "cutoff_angstrom": float(cutoff),
             "min_separation": min_separation,
             "missing_residues": int(places[-1]) + 1 - len(sequence),
+            **({"incomplete_residues": incomplete} if incomplete else {}),
         },
     )
 
@@ -211,6 +225,8 @@ class _Chain:
 def _read(path: Path) -> gemmi.Structure:
     with path.open("rb"):  # gemmi reports a missing file and a malformed one alike
         pass
+    if not path.stat().st_size:
+        raise ValueError(f"contact_map: {path} is empty")
     try:
         structure = gemmi.read_structure(str(path), format=gemmi.CoorFormat.Detect)
     except (RuntimeError, ValueError, OSError) as error:
@@ -287,6 +303,25 @@ def _heavy_atoms(residues: list[gemmi.Residue]) -> NDArray[np.float64]:
     return np.array(positions, dtype=np.float64).reshape(-1, 3)
 
 
+def _check_atoms(
+    spans: list[list[gemmi.Residue]], atoms: list[NDArray[np.float64]], where: str
+) -> None:
+    """ValueError for atoms that are nowhere, or two in one place."""
+    for residue, positions in zip(spans, atoms, strict=True):
+        if not len(positions):
+            raise ValueError(f"{where}: residue {residue[0]} has no heavy atom")
+        if not np.isfinite(positions).all():
+            raise ValueError(
+                f"{where}: coordinates of residue {residue[0]} must be finite, got "
+                f"{positions[~np.isfinite(positions).all(1)][0].tolist()}"
+            )
+        if len(np.unique(positions, axis=0)) < len(positions):
+            raise ValueError(
+                f"{where}: residue {residue[0]} has two atoms at one place (are coordinates "
+                "missing?)"
+            )
+
+
 def _places(spans: list[list[gemmi.Residue]], where: str, gaps: bool) -> NDArray[np.int64]:
     """(n,) place of each residue along the true chain, missing residues counted."""
     places = [0]
@@ -298,7 +333,8 @@ def _places(spans: list[list[gemmi.Residue]], where: str, gaps: bool) -> NDArray
         places.append(places[-1] + absent + 1)
     if missing and not gaps:
         raise ValueError(
-            f"{where}: residues are missing ({'; '.join(missing)}); gaps=True keeps the others"
+            f"{where}: residues are missing ({'; '.join(missing)}); gaps=True "
+            "(--set structure.gaps=true) keeps the others"
         )
     return np.array(places, dtype=np.int64)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ class Lines(NamedTuple):
         if path.suffix == ".gz":
             try:
                 content = gzip.decompress(content)
-            except (OSError, EOFError) as error:
+            except (OSError, EOFError, zlib.error) as error:
                 raise ValueError(f"{where}: not a gzip file ({error})") from None
         data = np.frombuffer(content, dtype=np.uint8)
         ends = np.flatnonzero(data == ord("\n")) + 1

@@ -38,6 +38,8 @@ FILES = (
     ("sequences", "couplings"),
 )
 
+SHARED = ("training", "sampling", "pilot")  # sections that may be said once for all models
+
 EXACT_TRAJECTORIES = 10  # at least: four must be left after burn-in to be judged
 
 PRESETS = ("demo", "laptop", "paper", "smoke")
@@ -53,28 +55,49 @@ def preset_text(name: str) -> str:
 
 
 def load_config(
-    source: str, *, where: str, changes: Sequence[str] = (), path_base: Path | None = None
+    source: str,
+    *,
+    where: str,
+    changes: Sequence[str] = (),
+    path_base: Path | None = None,
+    changes_base: Path | None = None,
 ) -> Config:
     """Read TOML ``source``; ``changes`` are ``key.path=value`` (values in TOML, bare words are
     strings).
 
-    path_base: directory that relative file names refer to. Raises ValueError, one line, naming
+    Changes of ``training``, ``sampling`` and ``pilot`` are for every model, whatever the source
+    says of one. path_base, changes_base: directories that relative file names refer to, those of
+    the source and those of the changes. Raises ValueError, one line, naming
     ``where``, the key, what was expected and what came.
     """
     try:
         table: dict[str, Any] = tomllib.loads(source)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{where}: not TOML ({str(error).splitlines()[0]})") from error
+    _resolve_files(table, path_base)
+    sampled = table.get("sequences")
+    had_couplings = isinstance(sampled, dict) and "couplings" in sampled
+    changed: dict[str, Any] = {}
     for change in changes:
+        _set(changed, change)
         _set(table, change)
+    _resolve_files(changed, changes_base)
     for section, key in FILES:
-        entry = table.get(section)
-        if path_base is not None and isinstance(entry, dict) and isinstance(entry.get(key), str):
-            entry[key] = str((path_base / entry[key]).resolve())
+        if isinstance(changed.get(section), dict) and key in changed[section]:
+            table[section][key] = changed[section][key]
     sampled = table.get("sequences")
     if isinstance(sampled, dict) and "couplings" in sampled and "file" not in sampled:
+        if not had_couplings and "moves" not in changed["sequences"]:
+            sampled["moves"] = "mutation"  # what was said is of a contact map's model
         sampled.setdefault("moves", "mutation")
     _spread_defaults(table, where)
+    for part in SHARED:
+        for entry in table["models"].values():
+            if isinstance(changed.get(part), dict) and isinstance(entry[part], dict):
+                entry[part].update(changed[part])
+    for change in changes:  # of one model: the last word
+        if change.partition(".")[0].strip() == "models":
+            _set(table, change)
     for name, entry in table["models"].items():  # one by one: a message then names the model
         _convert(entry, ModelRun, f"{where}: models.{name}.")
     config = _convert(table, Config, f"{where}: ")
@@ -82,8 +105,15 @@ def load_config(
     return config
 
 
+def _resolve_files(table: dict[str, Any], base: Path | None) -> None:
+    for section, key in FILES:
+        entry = table.get(section)
+        if base is not None and isinstance(entry, dict) and isinstance(entry.get(key), str):
+            entry[key] = str((base / entry[key]).resolve())
+
+
 def _spread_defaults(table: dict[str, Any], where: str) -> None:
-    shared = {name: table.pop(name) for name in ("training", "sampling", "pilot") if name in table}
+    shared = {name: table.pop(name) for name in SHARED if name in table}
     models = table.setdefault("models", {"tf1-small": {}})
     if not isinstance(models, dict) or not models:
         raise ValueError(f"{where}: models: expected tables [models.NAME], got {models!r}")

@@ -126,6 +126,15 @@ def dimension_text(study: ModelStudy) -> str:
     return "\n".join(lines)
 
 
+def unsuited(name: str, dimension: int) -> str:
+    """Why this model cannot be retrained at this dimension; empty where it can."""
+    try:
+        smaller_model(name, dimension, length=2)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def smaller_model(name: str, dimension: int, length: int) -> Transformer:
     """The named transformer at embedding dimension d', m' = 4 d'. ValueError for a model without
     attention or a dimension that is not below its own."""

@@ -21,6 +21,7 @@ resumed.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -110,6 +111,12 @@ class Run(RunDirectory):
                 gaps=structure.gaps,
             )
         protein.save(output)
+        if incomplete := protein.provenance.get("incomplete_residues"):
+            print(
+                f"contacts: {incomplete} of {protein.length} residues lack heavy atoms, and "
+                "contacts with them",
+                file=sys.stderr,
+            )
         self._say(
             f"contacts: {protein.length} residues, {len(protein.contacts)} contacts → {output}"
         )
@@ -199,6 +206,12 @@ class Run(RunDirectory):
             f"dataset: {len(data.train)} train, {len(data.validation)} validation, "
             f"{len(data.test)} test → {output}"
         )
+        if shared := data.also_in_train():
+            print(
+                f"dataset: {shared} validation and test sequences are in the training set too: "
+                "errors on them are too small",
+                file=sys.stderr,
+            )
 
     def train(self) -> None:
         """dataset.npz → early-stopped and over-trained weights of every model."""

@@ -17,6 +17,7 @@ from thermosphere.proteins.dataset import DataSet
 from thermosphere.proteins.structure import ContactMap
 from thermosphere.runs.config import Config, ModelRun
 from thermosphere.runs.config_reading import flat, load_config
+from thermosphere.runs.provenance import FILE
 from thermosphere.runs.sample import CHECKPOINT_FILE
 
 # Settings of results that are there which may become more, and no less.
@@ -83,8 +84,8 @@ class RunDirectory:
             )
             if difference is not None:
                 raise ValueError(
-                    f"{directory} holds results of other settings ({difference}); "
-                    "use another --output, or remove them"
+                    f"{directory} holds results of other settings ({difference}); use another "
+                    "--output, or remove them and all that was made from them"
                 )
         elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise ValueError(
@@ -93,6 +94,11 @@ class RunDirectory:
         directory.mkdir(parents=True, exist_ok=True)
         _write_text(saved, config.to_toml())
         return cls(directory, config, resume, progress, only)
+
+    @property
+    def has_results(self) -> bool:
+        """Whether a stage has left anything here."""
+        return any(path.name not in ("config.toml", FILE) for path in self.directory.iterdir())
 
     def check_sampled(self, models: Iterable[str]) -> None:
         """ValueError where something is missing that an analysis of these models needs."""
@@ -142,9 +148,9 @@ def _settled(directory: Path, key: str) -> bool:
         case "structure":
             outputs = [directory / "contacts.toml"]
         case "sequences" | "interaction_seed":
-            outputs = sampled
+            outputs = [*sampled, directory / "dataset.npz"]
         case "data":
-            outputs = [directory / "dataset.npz"]
+            outputs = [directory / "dataset.npz", *directory.glob("*/*.safetensors")]
         case "models" if ".sampling." in rest:
             name = rest.split(".")[0]
             outputs = [directory / name / "samples.zarr"]

@@ -109,7 +109,8 @@ def train_references(
     if first >= norm2:
         raise ValueError(
             f"train_references: norm2 must exceed |w|² of the initial weights, {first:.6g}, "
-            f"got {norm2:.6g}"
+            f"got {norm2:.6g}: the early-stopped runs that it is the mean of have not learnt "
+            "(their validation loss never fell: another learning_rate_factor, or more sequences)"
         )
     expected = fingerprint(
         model,
