@@ -203,6 +203,8 @@ def test_set_of_all_models_is_for_all_models() -> None:
             "tf1": 9,
         }
         assert {own.training.runs for own in config.models.values()} == {2}
+    added = load(preset_text("smoke"), "models.ff={}", "sampling.draws=7")
+    assert added.models["ff"].sampling == added.models["tf1-small"].sampling
 
 
 def test_couplings_given_to_printed_settings_bring_mutations() -> None:

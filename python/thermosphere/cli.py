@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from thermosphere.runs.config import Config
 
-STUDY = ("exact", "cool")  # stages of `reproduce` alone
+STUDY = ("cool", "exact")  # stages of `reproduce` alone
 
 EXIT_FAILED = 1  # a run that stopped: the sphere was left, the ladder did not reach its target
 EXIT_USAGE = 2  # a wrong file, value or key
@@ -26,9 +27,9 @@ STAGES = {
     "calibrate": "early-stopped weights → gradients and friction that mix fastest "
     "(used where sampling.calibrated = true)",
     "sample": "early-stopped weights → weights sampled on the sphere at every temperature",
+    "cool": "samples → a second set, the ladder walked down from its hottest temperature",
     "exact": "samples → the same temperatures by hybrid Monte Carlo, which has no bias "
     "(used where pilot.exact_at is set)",
-    "cool": "samples → a second set, the ladder walked down from its hottest temperature",
     "report": "samples → thermodynamics, attention and contacts: figures, table and report.html",
 }
 
@@ -90,7 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_stage_arguments(reproduce, preset="laptop")
     _add_destination(reproduce)
-    reproduce.set_defaults(verb=_reproduce, stages=tuple(STAGES))
+    # Twice: where the two sets differ, both go on.
+    both = {"cool": ("cool", "sample", "cool")}
+    twice = tuple(one for stage in STAGES for one in both.get(stage, (stage,)))
+    reproduce.set_defaults(verb=_reproduce, stages=twice)
 
     for name, about in STAGES.items():
         stage = verbs.add_parser(name, help=about, description=f"{about}.  {_described(name)}")
@@ -142,8 +146,8 @@ def _described(verb: str) -> str:
         )
     if verb == "reproduce":
         return (
-            "Run every stage: " + ", ".join(STAGES) + "; then publish. Finished stages are kept "
-            "with --resume."
+            "Run every stage: " + ", ".join(STAGES) + " (sample and cool twice: where the two sets "
+            "differ, both go on); then publish. Finished stages are kept with --resume."
         )
     return "Settings come from a preset or a TOML file, or from the config.toml of the directory."
 
@@ -245,8 +249,10 @@ def _stages(parsed: argparse.Namespace) -> None:
         only=parsed.models,
     )
     try:
-        for stage in parsed.stages:
-            run.do(stage, alone=len(parsed.stages) == 1)
+        for at, stage in enumerate(parsed.stages):
+            again = stage in parsed.stages[:at]
+            one = replace(run, resume=True) if again else run
+            one.do(stage, alone=len(parsed.stages) == 1)
     except (ValueError, OSError):
         if not run.has_results:  # the settings may be what was wrong
             if before is None:

@@ -95,8 +95,9 @@ def load_config(
         for entry in table["models"].values():
             if isinstance(changed.get(part), dict) and isinstance(entry[part], dict):
                 entry[part].update(changed[part])
-    for change in changes:  # of one model: the last word
-        if change.partition(".")[0].strip() == "models":
+    for change in changes:  # of one setting of one model: the last word
+        path = change.partition("=")[0].split(".")
+        if path[0].strip() == "models" and len(path) > 3:
             _set(table, change)
     for name, entry in table["models"].items():  # one by one: a message then names the model
         _convert(entry, ModelRun, f"{where}: models.{name}.")

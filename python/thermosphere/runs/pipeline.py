@@ -62,7 +62,7 @@ from thermosphere.runs.train import train_model, training_checkpoints
 from thermosphere.training import References
 
 # Stages that go through the models one after the other; the others make what all of them share.
-OF_MODELS = ("train", "ladder", "calibrate", "sample", "exact", "cool", "report")
+OF_MODELS = ("train", "ladder", "calibrate", "sample", "cool", "exact", "report")
 
 
 class Run(RunDirectory):
@@ -81,8 +81,8 @@ class Run(RunDirectory):
             "ladder": self.ladder,
             "calibrate": partial(self.calibrate, every=alone),
             "sample": self.sample,
-            "exact": self.exact,
             "cool": self.cool,
+            "exact": self.exact,
             "report": self.report,
         }
         if stage not in steps:
