@@ -176,14 +176,14 @@ def _usable_table(run: StudiedRun) -> Table:
                 str(table.sizes["temperature"]),
                 str(mixed),
                 str(apart),
-                "not run" if study.cooling is None else str(counting),
+                str(counting),
                 t_star if np.isfinite(unit) else f"{t_star} (in doubt)",
                 f"{float(table['ess'].min()):.0f} to {float(table['ess'].max()):.0f}",
             ]
         )
     columns = [
         "model", "N", "Q", "temperatures", "equilibrated", "still but apart",
-        "and heating = cooling", "T*", "ESS of U",
+        "of these count", "T*", "ESS of U",
     ]  # fmt: skip
     return Table(columns, rows, "", [i for i, row in enumerate(rows) if row[4:6] == ["0", "0"]])
 
