@@ -121,13 +121,18 @@ def test_the_second_set_walks_down_from_the_end_of_the_first(directory: Path) ->
     np.testing.assert_allclose((weights**2).sum(2), second.attrs["norm2"], rtol=1e-5)
 
 
+def not_cooled(directory: Path, copy: Path) -> Path:
+    """The run without its second set."""
+    shutil.copytree(directory, copy)
+    shutil.rmtree(copy / "tf1-small" / "cooling.zarr")
+    (copy / "tf1-small" / "cooling.checkpoint.safetensors").unlink()
+    return copy
+
+
 def test_cooling_goes_on_where_it_has_not_settled_and_ends_where_the_samples_have(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(directory, run)
-    shutil.rmtree(run / "tf1-small" / "cooling.zarr")
-    (run / "tf1-small" / "cooling.checkpoint.safetensors").unlink()
+    run = not_cooled(directory, tmp_path / "run")
     before = open_samples(directory / "tf1-small" / "cooling.zarr")
     first = before.sizes["draw"]
     ladder = sorted(set(before["temperature"].values.tolist()))
@@ -193,10 +198,7 @@ def test_where_the_two_sets_differ_the_first_goes_on_and_then_the_second(
 def test_a_killed_cooling_goes_on_bit_for_bit(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(directory, run)
-    shutil.rmtree(run / "tf1-small" / "cooling.zarr")
-    (run / "tf1-small" / "cooling.checkpoint.safetensors").unlink()
+    run = not_cooled(directory, tmp_path / "run")
     again = ["cool", "-o", str(run), "--quiet", "--threads", "1"]
     real, calls = chains.observe, []
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from thermosphere.proteins.alphabet import ALPHABET, check_states
+from thermosphere.proteins.text_lines import unpacked
 
 _NO_ID = 255
 
@@ -58,14 +57,8 @@ def read_sequences(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     length than the first, or an empty record; OSError where the file cannot be read.
     """
     path = Path(path)
-    content = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"read_sequences: {path} is not a gzip file ({error})") from None
     try:
-        lines = content.decode("utf-8-sig").splitlines()
+        lines = unpacked(path, f"read_sequences: {path}").decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(
             f"read_sequences: {path} must be UTF-8 text, got byte "

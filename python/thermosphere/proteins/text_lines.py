@@ -18,6 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def unpacked(path: Path, where: str) -> bytes:
+    """A file's bytes, of a .gz what is in it. ValueError, beginning with ``where``, for a damaged
+    one."""
+    content = path.read_bytes()
+    if path.suffix != ".gz":
+        return content
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{where}: not a gzip file ({error})") from None
+
+
 class Lines(NamedTuple):
     """The lines of a file, by their bounds in its bytes."""
 
@@ -28,13 +40,7 @@ class Lines(NamedTuple):
 
     @classmethod
     def of(cls, path: Path, where: str) -> Lines:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            try:
-                content = gzip.decompress(content)
-            except (OSError, EOFError, zlib.error) as error:
-                raise ValueError(f"{where}: not a gzip file ({error})") from None
-        data = np.frombuffer(content, dtype=np.uint8)
+        data = np.frombuffer(unpacked(path, where), dtype=np.uint8)
         ends = np.flatnonzero(data == ord("\n")) + 1
         if data.size and (not ends.size or ends[-1] < data.size):
             ends = np.append(ends, data.size)
