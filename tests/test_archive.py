@@ -20,6 +20,9 @@ def test_round_trip(tmp_path: Path) -> None:
     assert tensors.keys() == TENSORS.keys()
     assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert (tmp_path / "a").stat().st_mode == plain.stat().st_mode  # as the umask says
 
 
 @pytest.mark.parametrize("kept", [0, 4, 60, -3])

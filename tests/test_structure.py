@@ -86,7 +86,8 @@ def test_built_in_protein_is_what_the_coordinates_give():
 def test_against_all_distances_one_by_one(pdb):
     generator = np.random.default_rng(5)
     atoms = [(k, generator.uniform(0, 12, 3).round(3)) for k in range(30) for _ in range(k % 4 + 1)]
-    path = pdb([atom("GLY", k + 1, position) for k, position in atoms])
+    lines = [atom("GLY", k + 1, at, name=f"C{j}") for j, (k, at) in enumerate(atoms)]
+    path = pdb(lines)
     for cutoff, separation in ((4.0, 2), (2.5, 1), (6.0, 5)):
         expected = sorted(
             {
@@ -266,9 +267,19 @@ def test_coordinates_that_are_missing_are_refused(pdb):
     for broken, message in (
         (lines[2][:30] + "     nan" + lines[2][38:], "residue 3.* must be finite, got"),
         (lines[2] + "\n" + lines[2].replace(" CA ", " CB "), "residue 3.* two atoms at one place"),
+        (lines[2] + "\n" + atom("ALA", 3, (5.0, 1.0, 0.0)), "residue 3.* has an atom twice"),
     ):
         with pytest.raises(ValueError, match=message):
             contact_map(pdb([*lines[:2], broken, *lines[3:]]))
+
+
+def test_models_without_atoms_do_not_shift_the_others(pdb):
+    near, far = chain_on_a_line(6, 1.0), chain_on_a_line(6, 9.0)
+    models = [["MODEL        1", "ENDMDL"]]
+    models += [[f"MODEL     {k:4d}", *one, "ENDMDL"] for k, one in ((2, near), (3, far))]
+    path = pdb([line for model in models for line in model])
+    assert len(contact_map(path, model=2).contacts) > 0
+    assert len(contact_map(path, model=3).contacts) == 0
 
 
 def test_residues_with_atoms_missing_are_counted(pdb):

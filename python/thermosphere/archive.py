@@ -27,6 +27,9 @@ def write_archive(
         save_file(whole, partial, metadata={"header": json.dumps(header)})
     except SafetensorError as error:  # a full disk, in its own exception
         raise OSError(f"{path}: not written ({error})") from error
+    umask = os.umask(0)  # which can only be read by setting it
+    os.umask(umask)
+    partial.chmod(0o666 & ~umask)  # safetensors leaves its files to their owner alone
     os.replace(partial, path)
 
 

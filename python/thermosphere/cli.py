@@ -303,7 +303,7 @@ def _embedding(parsed: argparse.Namespace) -> None:
         dimension = parsed.retrain or procedure.found_dimension(study)
         if parsed.retrain is None or dimension is None:
             continue
-        if parsed.model is None and (why := procedure.unsuited(name, dimension)):
+        if len(names) > 1 and (why := procedure.unsuited(name, dimension)):
             print(why)
             continue
         found = procedure.retrain(

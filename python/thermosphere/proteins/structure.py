@@ -246,7 +246,7 @@ def _select(structure: gemmi.Structure, path: Path, chain: str | None, model: in
     peptides = (gemmi.PolymerType.PeptideL, gemmi.PolymerType.PeptideD)
     proteins = {
         candidate.name: candidate
-        for candidate in structure[numbers.index(model)]
+        for candidate in next(one for one in structure if one.num == model)
         if candidate.get_polymer().check_polymer_type() in peptides
     }
     listed = ", ".join(proteins)
@@ -314,6 +314,12 @@ def _check_atoms(
             raise ValueError(
                 f"{where}: coordinates of residue {residue[0]} must be finite, got "
                 f"{positions[~np.isfinite(positions).all(1)][0].tolist()}"
+            )
+        conformer, letter = _conformer(residue)
+        names = [atom.name for atom in conformer if atom.altloc in ("\0", letter)]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"{where}: residue {residue[0]} has an atom twice (two copies under one chain?)"
             )
         if len(np.unique(positions, axis=0)) < len(positions):
             raise ValueError(

@@ -170,8 +170,11 @@ def _settled(directory: Path, key: str) -> bool:
 
 def _write_text(path: Path, text: str) -> None:
     building = path.with_name(f"{path.name}.new-{os.getpid()}")  # of a process beside this one too
-    building.write_text(text, encoding="utf-8")
-    os.replace(building, path)
+    try:
+        building.write_text(text, encoding="utf-8")
+        os.replace(building, path)
+    finally:
+        building.unlink(missing_ok=True)
 
 
 def first_difference(
