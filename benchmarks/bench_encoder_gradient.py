@@ -4,8 +4,10 @@ FMA peak, and what a second thread gives.
 pytest benchmarks/bench_encoder_gradient.py --benchmark-only
 
 64 draws of 1,000 sequences of 86 sites, masks 15 %; the forward pass over 13,000 sequences. The
-gradient is first held to float64; then calls on one and on two threads alternate with runs of
-multiply-adds, which measure the peak. bench_gradient_peers.py has the comparison with others.
+gradient is first held to float64; then calls on one and on two threads take turns, each followed by
+a run of multiply-adds, which measures the peak at the clock of that moment: the share is the median
+of one over the other. The highest peak, of multiply-adds alone, is printed beside it.
+bench_gradient_peers.py has the comparison with others.
 
 Operations are those needed with the masked-row saving, and three times as many with the gradient. A
 transformer block on r query rows takes 2(2 r d² + 2 r n d + 2 r d m). The feed-forward network
@@ -18,11 +20,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from gradient_problem import SEQUENCES, SITES, gradient_problem
-from measure import alternating, median_ratio, torch_threads
+from measure import median_ratio, peak_beside, peak_rate, seconds, torch_threads
 
 from thermosphere import _core
 from thermosphere.models.masked_sites import MaskedSites
@@ -31,7 +34,7 @@ from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.models.transformer import Transformer
 from thermosphere.proteins.dataset import mask_sequences
 
-SECONDS, FORWARD_SEQUENCES, PEAK_ROUNDS = 4.0, 13_000, 50_000
+SECONDS, FORWARD_SEQUENCES = 4.0, 13_000
 
 
 def needed_operations(model: Model, masked: float, sequences: int) -> float:
@@ -54,18 +57,40 @@ def on_threads(threads: int, call: Callable[[], object]) -> Callable[[], None]:
     return run
 
 
-def measured(call: Callable[[], object]) -> tuple[dict[int, float], float, float]:
-    """Median seconds on one and two threads, the ratio of the two, and the peak of a core."""
-    calls: dict[str, Callable[[], object]] = {
-        "1": on_threads(1, call),
-        "2": on_threads(2, call),
-        "peak": lambda: _core.fma_operations(PEAK_ROUNDS),
-    }
-    once = sum(t[0] for t in alternating(calls, 1).values())
-    times = alternating(calls, max(7, min(200, int(SECONDS / once))))
-    operations = _core.fma_operations(1) * PEAK_ROUNDS
-    median = {threads: statistics.median(times[str(threads)]) for threads in (1, 2)}
-    return median, median_ratio(times["1"], times["2"]), operations / min(times["peak"])
+@dataclass(frozen=True)
+class Measured:
+    """Of calls on one and on two threads."""
+
+    seconds: dict[int, float]  # median
+    peak: dict[int, float]  # operations a second and core, median right after those calls
+    share: dict[int, float]  # of that peak
+    scaling: float  # two threads over one
+    highest: float  # peak of multiply-adds alone
+
+
+def measured(operations: float, call: Callable[[], object]) -> Measured:
+    """Calls of `operations` floating-point operations, on one and two threads in turn."""
+    calls = {threads: on_threads(threads, call) for threads in (1, 2)}
+    once = sum(seconds(run) for run in calls.values())
+    times: dict[int, list[float]] = {1: [], 2: []}
+    peaks: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(max(7, min(200, int(SECONDS / once)))):
+        for threads, run in calls.items():
+            times[threads].append(seconds(run))
+            peaks[threads].append(peak_beside())
+    return Measured(
+        seconds={threads: statistics.median(t) for threads, t in times.items()},
+        peak={threads: statistics.median(p) for threads, p in peaks.items()},
+        share={
+            threads: statistics.median(
+                operations / t / (threads * p)
+                for t, p in zip(times[threads], peaks[threads], strict=True)
+            )
+            for threads in calls
+        },
+        scaling=median_ratio(times[1], times[2]),
+        highest=peak_rate(),
+    )
 
 
 def report(
@@ -75,26 +100,29 @@ def report(
     operations: float,
     call: Callable[[], object],
 ) -> None:
-    median, scaling, peak = measured(call)
-    share = {threads: operations / t / (threads * peak) for threads, t in median.items()}
+    m = measured(operations, call)
+    rate = {threads: operations / t for threads, t in m.seconds.items()}
     benchmark.extra_info.update(  # type: ignore[attr-defined]
-        ms={threads: 1e3 * t for threads, t in median.items()},
-        gflops={threads: operations / t / 1e9 for threads, t in median.items()},
-        peak_gflops=peak / 1e9,
-        peak_share=share,
-        thread_scaling=scaling,
+        ms={threads: 1e3 * t for threads, t in m.seconds.items()},
+        gflops={threads: r / 1e9 for threads, r in rate.items()},
+        peak_gflops={threads: p / 1e9 for threads, p in m.peak.items()},
+        peak_share=m.share,
+        highest_peak_gflops=m.highest / 1e9,
+        thread_scaling=m.scaling,
         isa=_core.isa_chosen(),
         backend=_core.parallel_backend(),
     )
     with capsys.disabled():
         print(
-            f"\n{what}, {_core.isa_chosen()}, peak {peak / 1e9:.0f} GFLOP/s a core: "
+            f"\n{what}, {_core.isa_chosen()}: "
             + "; ".join(
-                f"{threads} thread(s) {1e3 * median[threads]:.2f} ms, "
-                f"{operations / median[threads] / 1e9:.0f} GFLOP/s, {100 * share[threads]:.0f} %"
+                f"{threads} thread(s) {1e3 * m.seconds[threads]:.2f} ms, "
+                f"{rate[threads] / 1e9:.0f} GFLOP/s, {100 * m.share[threads]:.0f} % of the peak "
+                f"beside it, {m.peak[threads] / 1e9:.0f} a core"
                 for threads in (1, 2)
             )
-            + f"; two over one {scaling:.2f}×"
+            + f" (alone {m.highest / 1e9:.0f}: {100 * rate[1] / m.highest:.0f} %)"
+            + f"; two over one {m.scaling:.2f}×"
         )
 
 

@@ -36,27 +36,61 @@ struct Right {
   ptrdiff_t next32;
 };
 
+// The rows of A that a tile reads at one k. Seven are within reach of an address made of a base and one,
+// three or five times their distance, times 1, 2 or 4; a taller tile has two bases. Left to itself g++ holds
+// a distance a row, more than there are registers, and reads them back from the stack at every k.
+template <int rows>
+struct TileRows {
+  const char *upper, *lower;  // rows 0 and 7, at this k
+  ptrdiff_t step;             // to the next k
+  ptrdiff_t one, three, five;
+
+  THERMOSPHERE_METHOD TileRows(const float* a, ptrdiff_t row, ptrdiff_t column)
+      : upper(reinterpret_cast<const char*>(a)),
+        lower(reinterpret_cast<const char*>(a + 7 * row)),
+        step(4 * column),
+        one(4 * row),
+        three(12 * row),
+        five(20 * row) {}
+  THERMOSPHERE_METHOD float operator[](int i) const {
+    if constexpr (rows <= 7) return *reinterpret_cast<const float*>(upper + i * one);
+    const char* base = i < 7 ? upper : lower;
+    const ptrdiff_t offsets[] = {0, one, 2 * one, three, 4 * one, five, 2 * three};
+    return *reinterpret_cast<const float*>(base + offsets[i % 7]);
+  }
+  THERMOSPHERE_METHOD void begin() {  // the distances might have changed: no multiple of them outlives a k
+    if constexpr (rows > 7) __asm__("" : "+r"(one), "+r"(three), "+r"(five));
+  }
+  THERMOSPHERE_METHOD void next() {
+    upper += step;
+    lower += step;
+  }
+};
+
 // Every loop but that over K is unrolled by name: only then does g++ keep the sums in registers from the
 // first zero to the last use. Through memory a tile cost 145 cycles more, a third of one at K = 14.
 template <int rows, int vectors, class Finish>
 static __attribute__((noinline)) void tile(int depth, const float* a, ptrdiff_t row, ptrdiff_t column,
                                            const float* b, ptrdiff_t b_row, const Finish& finish,
                                            int first_row, int first_column) {
+  if constexpr (requires { &Finish::fetch; }) finish.fetch(first_row, rows, first_column, vectors * lanes);
   Vec sums[rows][vectors];
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
     for (int j = 0; j < vectors; ++j) sums[i][j] = Vec{};
+  TileRows<rows> left(a, row, column);
 #pragma GCC unroll 1
   for (int k = 0; k < depth; ++k) {
+    left.begin();
     Vec right[vectors];
 #pragma GCC unroll 2
     for (int j = 0; j < vectors; ++j) right[j] = load(b + j * lanes);
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
-      for (int j = 0; j < vectors; ++j) sums[i][j] += right[j] * a[i * row];
-    a += column;
+      for (int j = 0; j < vectors; ++j) sums[i][j] += right[j] * left[i];
+    left.next();
     b += b_row;
   }
 #pragma GCC unroll 2
