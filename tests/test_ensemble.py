@@ -10,15 +10,20 @@ such as sqrt(Σ w²/M), escapes it; test_laws.py and test_hmc.py look at that.
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from synthetic_study import ladder, study
 from toy import NoisyQuadratic, Q, start_weights
 
 from thermosphere import HybridMonteCarlo, Langevin
 from thermosphere.analysis import ensemble
+from thermosphere.runs import products_ensemble
+from thermosphere.runs.study import ModelStudy
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -197,3 +202,35 @@ def test_draws_are_thinned_to_independent_ones() -> None:
         walk[:, k] = 0.9 * walk[:, k - 1] + noise[:, k]
     kept = ensemble.independent(walk)
     assert 2 * 4000 / 40 < len(kept) < 2 * 4000 / 10  # one in 19
+
+
+def kinetic_study(width: float) -> ModelStudy:
+    """Three chains a temperature, each in a place of its own; kinetic energies of the law, but for
+    their width."""
+    apart = ladder(counts=False)
+    standing = np.arange(apart.sizes["temperature"]) % 2 == 0
+    made = study(table=apart.assign(stationary=("temperature", standing)))
+    freedom = made.parameters - 1
+    ideal = np.random.default_rng(3).chisquare(freedom, made.samples["train_loss"].shape) / freedom
+    temperature = made.samples["temperature"].values[:, None]
+    kinetic = temperature * (1 + width * (ideal - 1))
+    samples = made.samples.assign(kinetic_temperature=(("chain", "draw"), kinetic))
+    return replace(made, samples=samples)
+
+
+@pytest.mark.parametrize(("width", "far"), [(1.0, False), (3.0, True)])
+def test_kinetic_energies_are_judged_where_chains_stand_apart(width: float, far: bool) -> None:
+    made = kinetic_study(width)
+    run = SimpleNamespace(
+        studies={"tf1": made}, config=SimpleNamespace(analysis=SimpleNamespace(burn_in=0.5))
+    )
+    product = products_ensemble.ensemble(run)  # type: ignore[arg-type]
+    assert product is not None
+    (data,) = product.data
+    assert [row[1] for row in data.rows] == list(made.table["temperature"].values[::2])
+    assert all(float(row[2]) >= ensemble.JUDGED for row in data.rows)
+    assert all(row[6] == "" for row in data.rows)  # potential energies remember the start
+    widths = [float(row[4]) for row in data.rows]
+    assert (np.median(widths) > products_ensemble.FAR) == far
+    assert all(float(row[3]) < products_ensemble.FAR for row in data.rows)
+    assert ("0 of them above" in product.text[1]) != far

@@ -10,11 +10,12 @@ import numpy as np
 from thermosphere.analysis.convergence import MINIMUM_DRAWS
 from thermosphere.analysis.ensemble import (
     JUDGED,
+    Array,
     ensemble_distance,
     independent,
     kinetic_distances,
 )
-from thermosphere.analysis.thermodynamics import kept_draws
+from thermosphere.analysis.thermodynamics import kept_draws, settled
 from thermosphere.runs.product import Cell, Data, Product
 from thermosphere.runs.report import Table
 from thermosphere.runs.report_tables import format_temperature
@@ -43,11 +44,11 @@ def ensemble(run: StudiedRun) -> Product | None:
         "The law of the samples",
         "",
         text=[
-            "physical_validation on temperatures that equilibrated and have "
+            "physical_validation on temperatures whose chains stand still and have "
             f"{JUDGED} independent draws or more. Distances in standard errors: of mean and width "
-            "of the kinetic energy from the Maxwell-Boltzmann law, and of the slope of "
-            "ln P(U|T')/P(U|T) to the next temperature from 1/T − 1/T' (– where the two do not "
-            "overlap).",
+            "of the kinetic energy from the Maxwell-Boltzmann law, and, where chains of different "
+            "starts agree, of the slope of ln P(U|T')/P(U|T) to the next temperature from "
+            "1/T − 1/T' (– where the two do not overlap).",
             f"{len(known)} distances, {far} of them above {FAR:g}."
             if known
             else "No temperature has enough independent draws to be judged.",
@@ -59,34 +60,36 @@ def ensemble(run: StudiedRun) -> Product | None:
 
 def _judged(study: ModelStudy, run: StudiedRun) -> list[list[Cell]]:
     table, parameters = study.table, study.parameters
-    usable = [
-        float(t)
-        for t, good in zip(table["temperature"].values, table["equilibrated"].values, strict=True)
-        if good
-    ]
-    losses = {t: _draws(study, run, t, "train_loss") for t in usable}
+    standing = [float(t) for t in table["temperature"].values[settled(table)]]
+    alike = {float(t) for t in table["temperature"].values[table["equilibrated"].values]}
+    losses = {t: _pooled(_draws(study, run, t, "train_loss")) for t in alike}
     rows: list[list[Cell]] = []
-    for at, temperature in enumerate(usable):
-        draws = losses[temperature]
-        if len(draws) < JUDGED:
+    for at, temperature in enumerate(standing):
+        # Kinetic energies forget within a few moves, also where potential ones remember the start.
+        kinetic = _pooled(_draws(study, run, temperature, "kinetic_temperature"))
+        if len(kinetic) < JUDGED:
             continue
-        kinetic = _draws(study, run, temperature, "kinetic_temperature")
         found = kinetic_distances(kinetic, temperature, parameters)
-        row: list[Cell] = [study.name, temperature, len(draws), found.mean, found.width, "", ""]
-        if at + 1 < len(usable) and len(losses[usable[at + 1]]) >= JUDGED:
-            hot = usable[at + 1]
+        row: list[Cell] = [study.name, temperature, len(kinetic), found.mean, found.width, "", ""]
+        hot = standing[at + 1] if at + 1 < len(standing) else math.nan
+        if all(len(losses.get(t, ())) >= JUDGED for t in (temperature, hot)):
             row[5] = hot
-            row[6] = ensemble_distance(draws, losses[hot], (temperature, hot), parameters)
+            pair = (temperature, hot)
+            row[6] = ensemble_distance(losses[temperature], losses[hot], pair, parameters)
         rows.append(row)
     return rows
 
 
-def _draws(study: ModelStudy, run: StudiedRun, temperature: float, name: str) -> np.ndarray:
+def _draws(study: ModelStudy, run: StudiedRun, temperature: float, name: str) -> Array:
+    """(chains, draws) after burn-in."""
     kept = kept_draws(study.samples, temperature, burn_in=run.config.analysis.burn_in)
-    values = study.samples[name].values[np.ix_(kept.chains, kept.draws)].astype(np.float64)
-    if values.shape[1] < MINIMUM_DRAWS:
-        return np.zeros(0)
-    return independent(values)
+    values = study.samples[name].values[np.ix_(kept.chains, kept.draws)]
+    return np.asarray(values, np.float64)
+
+
+def _pooled(values: Array) -> Array:
+    """Independent draws of all chains; none where they are too few to tell."""
+    return independent(values) if values.shape[1] >= MINIMUM_DRAWS else np.zeros(0)
 
 
 def _text(value: Cell) -> str:
