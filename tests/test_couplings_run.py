@@ -154,6 +154,20 @@ def test_another_alphabet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert len(lines[1]) == 40
     assert set("".join(lines[1::2])) == set("ACGU")
     assert "4 states ACGU" in refused(capsys, "dataset", "-o", str(run))
+    whole = tmp_path / "whole"  # refused before anything is sampled
+    line = refused(capsys, "run", *SHORT, "--couplings", str(file), "-o", str(whole))
+    assert "4 states ACGU" in line
+    assert not whole.exists()
+
+
+def test_contact_energies_of_other_states_are_refused_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "hp.txt").write_text("H P\n-1 0\n0 0\n")
+    setting = f"sequences.interactions={tmp_path / 'hp.txt'}"
+    whole = tmp_path / "whole"
+    assert "2 states HP" in refused(capsys, "run", *SHORT, "--set", setting, "-o", str(whole))
+    assert not whole.exists()
 
 
 def test_contact_energies_of_two_states(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -232,6 +232,7 @@ def _config(parsed: argparse.Namespace) -> None:
 
 def _stages(parsed: argparse.Namespace) -> None:
     from thermosphere.runs import pipeline
+    from thermosphere.runs.sequence_model import check_readable
 
     _set_threads(parsed)
     saved = parsed.output / "config.toml"
@@ -241,6 +242,9 @@ def _stages(parsed: argparse.Namespace) -> None:
     before = saved.read_text(encoding="utf-8") if saved.is_file() else None
     if "sample" in parsed.stages:  # before hours of other stages
         _check_devices(config, parsed.models)
+    sampled = (parsed.output / "sequences.npz").exists()
+    if {"sequences", "dataset"} <= set(parsed.stages) and not sampled:
+        check_readable(config)
     run = pipeline.Run.open(
         parsed.output,
         config,

@@ -57,7 +57,11 @@ from thermosphere.runs.pilots import (
 from thermosphere.runs.provenance import recorded
 from thermosphere.runs.run_directory import SEQUENCES_CHECKPOINT, RunDirectory, stage_seed
 from thermosphere.runs.sample import CHECKPOINT_FILE, sample_model
-from thermosphere.runs.sequence_model import sequence_model, starting_sequence
+from thermosphere.runs.sequence_model import (
+    check_networks_read,
+    sequence_model,
+    starting_sequence,
+)
 from thermosphere.runs.train import train_model, training_checkpoints
 from thermosphere.training import References
 
@@ -185,12 +189,7 @@ class Run(RunDirectory):
             tokens = read_sequences(self._needs("sequences.fasta", "sequences"))
         else:
             result = TemperingResult.load(self._needs("sequences.npz", "sequences"))
-            if result.model.alphabet != ALPHABET:
-                raise ValueError(
-                    f"dataset: the networks read the twenty amino acids {ALPHABET}, the sequences "
-                    f"are of {result.model.states} states "
-                    f"{result.model.alphabet or 'without letters (sequences.couplings_alphabet)'}"
-                )
+            check_networks_read(result.model.alphabet, result.model.states)
             tokens = result.sequences
         data = make_data_set(
             tokens,

@@ -52,6 +52,28 @@ def sequence_model(
     return model
 
 
+def check_networks_read(letters: str, states: int) -> None:
+    """ValueError unless these are the letters of sequences that the networks read."""
+    if letters != ALPHABET:
+        raise ValueError(
+            f"dataset: the networks read the twenty amino acids {ALPHABET}, the sequences "
+            f"are of {states} states {letters or 'without letters (sequences.couplings_alphabet)'}"
+        )
+
+
+def check_readable(config: Config) -> None:
+    """The same of sequences that are yet to be sampled, before any is."""
+    settings = config.sequences
+    if settings.file is not None:
+        return
+    if settings.couplings is not None:
+        model = sequence_model(config, None, lambda line: None)
+        check_networks_read(model.alphabet, model.states)
+    elif settings.interactions is not None:
+        matrix, letters = read_interactions(settings.interactions, settings.triangle)
+        check_networks_read(letters, len(matrix))
+
+
 def starting_sequence(
     model: PottsModel, protein: ContactMap | None, moves: str, seed: int
 ) -> NDArray[np.uint8]:
