@@ -222,6 +222,7 @@ def test_cooling_and_retraining_are_published_over_what_was_there(
         (["--model", "tf4"], "--model: expected one of tf1-small, ff, got 'tf4'"),
         (["--model", "ff", "--retrain", "8"], "retraining is for transformers, got ff"),
         (["--model", "tf1-small", "--retrain", "26"], "below that of tf1-small, 26, got 26"),
+        (["--retrain", "99"], "below that of tf1-small, 26, got 99; embedding: retraining is for"),
         (["--threads", "0"], "--threads must be >= 1, got 0"),
     ],
 )

@@ -301,6 +301,8 @@ def _embedding(parsed: argparse.Namespace) -> None:
         raise ValueError(f"--model: expected one of {expected}, got {parsed.model!r}")
     names = models if parsed.model is None else [parsed.model]
     run.check_sampled(names)
+    if parsed.retrain and all(reasons := [procedure.unsuited(n, parsed.retrain) for n in names]):
+        raise ValueError("; ".join(dict.fromkeys(reasons)))
     for name in names:
         study = procedure.dimension_study(run.directory, run.config, name)
         print(procedure.dimension_text(study))
