@@ -197,6 +197,26 @@ def test_references_resume_with_the_same_bits(
     assert_same_result(train_references(MODEL, data, **arguments, checkpoint=path), unbroken)
 
 
+@pytest.mark.parametrize("stage", ["early stopping", "references"])
+def test_more_epochs_go_on_as_if_asked_for_at_once(stage: str, tmp_path: Path) -> None:
+    """Also where the first max_epochs fell between two checks, which takes one more look."""
+    data, path = data_set(), tmp_path / "training.safetensors"
+    arguments: dict[str, Any] = {**SHORT, "runs": 2, "check_every": 3}
+    train: Any = train_early_stopped
+    if stage == "early stopping":
+        arguments["patience"] = 2
+    else:
+        arguments["norm2"] = reference_norm2(data)
+        train = train_references
+    first = train(MODEL, data, **arguments, checkpoint=path)
+    assert first.history_epoch.tolist() == [3, 6, 7]
+    assert_same_result(train(MODEL, data, **arguments, checkpoint=path), first)
+    longer = {**arguments, "max_epochs": 11}
+    unbroken = train(MODEL, data, **longer)
+    assert unbroken.history_epoch.tolist() == [3, 6, 9, 11]
+    assert_same_result(train(MODEL, data, **longer, checkpoint=path), unbroken)
+
+
 def test_references_sit_on_the_sphere_and_then_saturate() -> None:
     data = data_set(200)
     norm2 = reference_norm2(data)

@@ -127,7 +127,7 @@ def train_early_stopped(
             for indices in trainer.shuffle().split(batch, dim=1):
                 trainer.update(indices, active)
             epoch += 1
-            if epoch % check_every == 0 or epoch == max_epochs:
+            if epoch % check_every == 0:
                 _check(state, trainer, validation, active, epoch)
                 bar.set_postfix(validation=f"{float(state['best_loss'].mean()):.4f}")
             bar.update()
@@ -135,6 +135,8 @@ def train_early_stopped(
             if checkpoint is not None and (done or epoch % checkpoint_every == 0):
                 header = {"kind": CHECKPOINT, "fingerprint": expected, "epoch": epoch}
                 write_archive(checkpoint, {**trainer.tensors(), **state}, header)
+    if epoch % check_every != 0:  # max_epochs came between two checks; more epochs go on without
+        _check(state, trainer, validation, state["stale"] < patience, epoch)
     history = state["history"]
     return EarlyStopped(
         weights=state["best_weights"],

@@ -153,7 +153,7 @@ def train_references(
                 state["early_stopped_step"][new] = trainer.step
             epoch += 1
             state["over_trained_epochs"][active] = epoch
-            if epoch % check_every == 0 or epoch == max_epochs:
+            if epoch % check_every == 0:
                 _check(state, trainer, validation, active, epoch)
                 state["saturated"] |= active & _saturated(state, patience, tolerance)
                 bar.set_postfix(train=f"{float(state['history'][-1, 0].nanmean()):.4f}")
@@ -162,6 +162,10 @@ def train_references(
             if checkpoint is not None and (done or epoch % checkpoint_every == 0):
                 header = {"kind": CHECKPOINT, "fingerprint": expected, "epoch": epoch}
                 write_archive(checkpoint, {**trainer.tensors(), **state}, header)
+    if epoch % check_every != 0:  # max_epochs came between two checks; more epochs go on without
+        active = ~state["saturated"]
+        _check(state, trainer, validation, active, epoch)
+        state["saturated"] |= active & _saturated(state, patience, tolerance)
     return _references(state, trainer, data, norm2, epoch)
 
 
