@@ -3,11 +3,13 @@ key."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from thermosphere.runs.config import Config
 from thermosphere.runs.config_reading import PRESETS, load_config, preset_text
-from thermosphere.runs.run_directory import first_difference
+from thermosphere.runs.run_directory import RunDirectory, first_difference
 
 
 def load(text: str, *changes: str) -> Config:
@@ -119,15 +121,19 @@ def test_bad_set_is_refused(change: str) -> None:
 
 
 def test_what_may_change_in_a_run_that_is_there() -> None:
-    def difference(*changes: str, settled: str = "") -> str | None:
+    def difference(*changes: str, settled: str = "", grows: bool = True) -> str | None:
         new = load(preset_text("smoke"), *changes)
-        return first_difference(old, new, lambda key: key.startswith(settled))
+        longer = (".draws", ".max_epochs") if grows else ()
+        return first_difference(
+            old, new, lambda key: key.startswith(settled), lambda key: key.endswith(longer)
+        )
 
     old = load(preset_text("smoke"))
     draws = "models.tf1-small.sampling.draws"
     assert difference() is None
     assert difference(f"{draws}=50", "analysis.tolerance=2") is None
     assert "sampling.draws: saved 6, now 1" in str(difference(f"{draws}=1"))
+    assert "sampling.draws: saved 6, now 50" in str(difference(f"{draws}=50", grows=False))
     assert difference("seed=9") == "seed: saved 0, now 9"
     # What has no results yet may change.
     assert difference("seed=9", settled="models") is None
@@ -135,6 +141,26 @@ def test_what_may_change_in_a_run_that_is_there() -> None:
     assert difference("training.max_epochs=50", settled="models") is None
     assert difference("training.warmup=50", settled="structure") is None
     assert "warmup: saved 20, now 50" in str(difference("training.warmup=50", settled="models"))
+
+
+def test_training_that_is_done_gets_no_longer(tmp_path: Path) -> None:
+    text = preset_text("smoke")
+    RunDirectory.open(tmp_path, load(text))
+    own = tmp_path / "tf1-small"
+    own.mkdir()
+    (own / "stage1.checkpoint.safetensors").touch()
+    longer = load(text, "training.max_epochs=50")
+    RunDirectory.open(tmp_path, longer)
+    (own / "stage1.safetensors").touch()
+    with pytest.raises(ValueError, match=r"training\.max_epochs: saved 50, now 60"):
+        RunDirectory.open(tmp_path, load(text, "training.max_epochs=60"))
+    changes = ("training.max_epochs=50", "training.reference_epochs=70")
+    RunDirectory.open(tmp_path, load(text, *changes))
+    (own / "references.safetensors").touch()
+    with pytest.raises(ValueError, match=r"training\.reference_epochs: saved 70, now 80"):
+        RunDirectory.open(tmp_path, load(text, changes[0], "training.reference_epochs=80"))
+    with pytest.raises(ValueError, match=r"training\.warmup"):
+        RunDirectory.open(tmp_path, load(text, *changes, "training.warmup=50"))
 
 
 @pytest.mark.parametrize(

@@ -127,4 +127,4 @@ def test_the_flag_is_for_every_model_and_may_change() -> None:
     assert {m.sampling.device for m in config.models.values()} == {"cuda"}
     assert len(config.models) == 2
     back = config.sampled_on("cpu")
-    assert first_difference(config, back, lambda key: True) is None
+    assert first_difference(config, back, lambda key: True, lambda key: False) is None

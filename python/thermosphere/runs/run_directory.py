@@ -20,11 +20,13 @@ from thermosphere.runs.config_reading import flat, load_config
 from thermosphere.runs.provenance import FILE
 from thermosphere.runs.sample import CHECKPOINT_FILE
 
-# Settings of results that are there which may become more, and no less.
-MAY_GROW = (
-    *(".draws", ".draws_max", ".max_epochs", ".reference_epochs"),
-    *(".trial_seconds", ".exact_gradients"),
-)
+# Settings of results that are there which may become more, and no less: (key's end, the file of the
+# model that ends it).
+MAY_GROW = {
+    **dict.fromkeys((".draws", ".draws_max", ".trial_seconds", ".exact_gradients")),
+    ".max_epochs": "stage1.safetensors",
+    ".reference_epochs": "references.safetensors",
+}
 
 SEQUENCES_CHECKPOINT = "sequences.checkpoint.npz"
 
@@ -81,6 +83,7 @@ class RunDirectory:
                 before,
                 config,
                 lambda key: _settled(directory, key),
+                lambda key: _may_grow(directory, key),
             )
             if difference is not None:
                 raise ValueError(
@@ -168,6 +171,15 @@ def _settled(directory: Path, key: str) -> bool:
     return any(output.exists() for output in outputs)
 
 
+def _may_grow(directory: Path, key: str) -> bool:
+    """Whether a setting of results that are there may become more: training does not go on once
+    what it makes is there."""
+    for end, last in MAY_GROW.items():
+        if key.endswith(end):
+            return last is None or not (directory / key.split(".")[1] / last).exists()
+    return False
+
+
 def _write_text(path: Path, text: str) -> None:
     building = path.with_name(f"{path.name}.new-{os.getpid()}")  # of a process beside this one too
     try:
@@ -181,11 +193,12 @@ def first_difference(
     old: Config,
     new: Config,
     settled: Callable[[str], bool],
+    may_grow: Callable[[str], bool],
 ) -> str | None:
     """The first setting of a run that may no longer change, as one line; None where all may go on.
 
     settled(key) says whether results that depend on the dotted key are there; what has none yet may
-    change, and so may the analysis. Runs may be made longer.
+    change, and so may the analysis. may_grow(key): whether runs may be made longer by it.
     """
     before, after = flat(msgspec.to_builtins(old)), flat(msgspec.to_builtins(new))
     for key in sorted(before.keys() & after.keys()):
@@ -194,7 +207,7 @@ def first_difference(
         free = free or key.endswith(("checkpoint_seconds", ".sampling.device", ".going_on"))
         if was == now or free or not settled(key):
             continue
-        if key.endswith(MAY_GROW) and now > was:
+        if may_grow(key) and now > was:
             continue
         return f"{key}: saved {was!r}, now {now!r}"
     return None
