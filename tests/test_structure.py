@@ -152,6 +152,24 @@ def test_modified_residue_counts_as_its_parent_and_unknown_is_refused(pdb):
         contact_map(pdb(lines))
 
 
+def test_groups_that_cap_the_ends_do_not_count(pdb):
+    plain = chain_on_a_line(4)
+    caps = [
+        atom("ACE", 0, (-3.0, 0.0, 0.0), name="CH3"),
+        atom("ACE", 0, (-1.3, 0.0, 0.0), name="C"),
+        atom("NH2", 5, (10.3, 0.0, 0.0), name="N", element="N"),
+    ]
+    capped = contact_map(pdb([*caps[:2], *plain, caps[2]]))
+    assert capped.sequence == "AAAA"
+    assert capped.labels == ("1", "2", "3", "4")
+    assert pairs(capped) == pairs(contact_map(pdb(plain)))
+    # A group without a Cα inside the chain, or an unknown residue at its end, is an error as before.
+    with pytest.raises(ValueError, match="residue 2 must be one of the 20 amino acids, got ACE"):
+        contact_map(pdb([plain[0], atom("ACE", 2, (3.0, 0.0, 0.0), name="C"), *plain[2:]]))
+    with pytest.raises(ValueError, match="residue 5 must be one of the 20 amino acids, got UNK"):
+        contact_map(pdb([*plain, atom("UNK", 5, (12.0, 0.0, 0.0))]))
+
+
 def test_missing_residues_are_refused_or_keep_the_true_separation(pdb):
     # Residues 1 2 3 | 6 7; 3 and 6 touch, and stand three apart.
     lines = [atom("ALA", number, (3.0 * k, 0.0, 0.0)) for k, number in enumerate((1, 2, 3, 6, 7))]

@@ -165,7 +165,8 @@ def contact_map(
     the other and they are at least ``min_separation`` apart along the chain (Eq. 1 of arXiv
     2603.29529; both defaults recovered from the sequences published with it).  Of alternative
     conformations each residue uses the one of highest occupancy (of equals the first).  Modified
-    residues count as their parents (MSE as M); crystal symmetry is not applied.
+    residues count as their parents (MSE as M); groups that cap the ends of the chain (ACE, NH2) do
+    not count; crystal symmetry is not applied.
 
     Separation along the chain: two residues that follow each other in the file are one apart when
     their numbers or insertion codes say so, or when a peptide bond joins them (numberings that
@@ -265,7 +266,20 @@ def _select(structure: gemmi.Structure, path: Path, chain: str | None, model: in
             spans[-1].append(residue)
         else:
             spans.append([residue])
+    while spans and _caps(spans[0]):
+        del spans[0]
+    while spans and _caps(spans[-1]):
+        del spans[-1]
     return _Chain(name, spans)
+
+
+def _caps(residues: list[gemmi.Residue]) -> bool:
+    """Whether this is a group that closes a chain's end (ACE, NH2, …), and no residue."""
+    return all(
+        gemmi.find_tabulated_residue(residue.name).one_letter_code.upper() not in ALPHABET
+        and residue.find_atom("CA", "*") is None
+        for residue in residues
+    )
 
 
 def _conformer(residues: list[gemmi.Residue]) -> tuple[gemmi.Residue, str]:
