@@ -73,7 +73,11 @@ def test_set_replaces_one_key() -> None:
         ),
         (
             "[sampling]\nscheme = 'verlet'",
-            "models.tf1-small.sampling.scheme: Invalid enum value 'verlet', got 'verlet'",
+            "models.tf1-small.sampling.scheme: expected 'leapfrog' or 'paper', got 'verlet'",
+        ),
+        (
+            "[sampling]\ntemperatures = 'hot'",
+            "sampling.temperatures: expected a list of numbers or 'auto', got 'hot'",
         ),
         ("[sampling]\ndraws = 1.5", "draws: Expected `int`, got `float`"),
         ("[sampling]\nt_ratio = 0.8", "t_ratio must be in (0, 0.5], got 0.8"),

@@ -201,7 +201,7 @@ def test_halves_of_a_table_that_differ(tmp_path: Path, capsys: pytest.CaptureFix
         ("J 0 1 A A 0.5\n", [], "family.dat: expected 'h i a value' of every site and state"),
         ("h 0 A 1\nh 0 C nan\n", [], "family.dat line 2: expected a finite field"),
         ("1 2\n3 4\n", [], "family.dat: expected blocks of couplings headed '# i j', got none"),
-        (None, ["sequences.couplings_format=plmc"], "couplings_format: Invalid enum value 'plmc'"),
+        (None, ["sequences.couplings_format=plmc"], "'bmdca' or 'ccmpred', got 'plmc'"),
         (None, ["sequences.couplings_alphabet=AB"], "alphabet must be the file's letters"),
         (None, ["sequences.moves=swap"], "sequences.moves = 'swap' keeps the composition"),
         (

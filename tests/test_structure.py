@@ -163,7 +163,7 @@ def test_groups_that_cap_the_ends_do_not_count(pdb):
     assert capped.sequence == "AAAA"
     assert capped.labels == ("1", "2", "3", "4")
     assert pairs(capped) == pairs(contact_map(pdb(plain)))
-    # A group without a Cα inside the chain, or an unknown residue at its end, is an error as before.
+    # Inside the chain such a group is an error, and so is an unknown residue at its end.
     with pytest.raises(ValueError, match="residue 2 must be one of the 20 amino acids, got ACE"):
         contact_map(pdb([plain[0], atom("ACE", 2, (3.0, 0.0, 0.0), name="C"), *plain[2:]]))
     with pytest.raises(ValueError, match="residue 5 must be one of the 20 amino acids, got UNK"):

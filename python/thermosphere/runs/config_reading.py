@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, inspect
 
 from thermosphere.models.named import NAMES
 from thermosphere.runs.config import (
@@ -246,10 +246,10 @@ def _convert(table: dict[str, Any], kind: type[Checked], prefix: str) -> Checked
     try:
         return msgspec.convert(table, kind)
     except msgspec.ValidationError as error:
-        raise ValueError(prefix + _explain(str(error), table)) from error
+        raise ValueError(prefix + _explain(str(error), table, kind)) from error
 
 
-def _explain(message: str, table: dict[str, Any]) -> str:
+def _explain(message: str, table: dict[str, Any], kind: type[Struct]) -> str:
     """msgspec's message with the key first, what came last, and for an unknown key the nearest."""
     text, _, place = message.partition(" - at `$")
     place = place.rstrip("`").lstrip(".").replace("[...]", "")
@@ -272,8 +272,38 @@ def _explain(message: str, table: dict[str, Any]) -> str:
         value: Any = table
         for key in place.split("."):
             value = value.get(key.partition("[")[0]) if isinstance(value, dict) else None
+        if "enum value" in text:  # msgspec repeats what came, and not what may
+            text = f"expected {' or '.join(_allowed(_type_at(kind, place)))}"
         text = f"{text}, got {value!r}"
     return f"{place}: {text}" if place else text
+
+
+def _type_at(kind: type[Struct], place: str) -> inspect.Type:
+    """The type of a dotted key of the struct ``kind``."""
+    found: inspect.Type = inspect.type_info(kind)
+    for key in place.split("."):
+        assert isinstance(found, inspect.StructType)
+        found = next(field.type for field in found.fields if field.encode_name == key)
+    return found
+
+
+def _allowed(kind: inspect.Type) -> list[str]:
+    """What a setting may be, in words."""
+    match kind:
+        case inspect.UnionType():
+            return [words for one in kind.types for words in _allowed(one)]
+        case inspect.LiteralType():
+            return [repr(value) for value in kind.values]
+        case inspect.IntType():
+            return ["a whole number"]
+        case inspect.FloatType():
+            return ["a number"]
+        case inspect.ListType():
+            return ["a list of numbers"]
+        case inspect.NoneType():
+            return []
+        case _:
+            return [type(kind).__name__.removesuffix("Type").lower()]
 
 
 def _closest(word: str, known: Sequence[str] | set[str]) -> str:
