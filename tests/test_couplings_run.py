@@ -76,13 +76,14 @@ def test_a_run_without_a_structure(tmp_path: Path, capsys: pytest.CaptureFixture
 
     # A structure may come later, for the report alone.
     resume = ["-o", str(run), "--resume", "--quiet"]
-    for sites in (9, SITES):
-        pdb = structure_file(tmp_path / f"of_{sites}.pdb", sites)
-        assert main(["contacts", "--structure", str(pdb), *resume]) == 0
-        if sites != SITES:
-            line = refused(capsys, "report", *resume)
-            assert "must have the 12 sites of the sequences, got 9" in line
-            (run / "contacts.toml").unlink()
+    settings = (run / "config.toml").read_text()
+    short = structure_file(tmp_path / "of_9.pdb", 9)
+    line = refused(capsys, "contacts", "--structure", str(short), *resume)
+    assert f"must have the 12 sites of {run / 'dataset.npz'}, got 9" in line
+    assert not (run / "contacts.toml").exists()
+    assert (run / "config.toml").read_text() == settings
+    pdb = structure_file(tmp_path / f"of_{SITES}.pdb")
+    assert main(["contacts", "--structure", str(pdb), *resume]) == 0
     assert main(["report", *resume]) == 0
     pictures = {path.stem for path in (run / "figures").glob("*.png")}
     assert {"precision", "tf1-small_attention_es"} <= pictures

@@ -252,13 +252,15 @@ def _stages(parsed: argparse.Namespace) -> None:
         progress=not parsed.quiet,
         only=parsed.models,
     )
+    at = 0
     try:
         for at, stage in enumerate(parsed.stages):
             again = stage in parsed.stages[:at]
             one = replace(run, resume=True) if again else run
             one.do(stage, alone=len(parsed.stages) == 1)
     except (ValueError, OSError):
-        if not run.has_results:  # the settings may be what was wrong
+        # The settings may be what was wrong; no stage that takes them up has done anything.
+        if not run.has_results or parsed.stages[at] == "contacts":
             if before is None:
                 saved.unlink()
             else:

@@ -114,6 +114,12 @@ class Run(RunDirectory):
                 min_separation=structure.min_separation,
                 gaps=structure.gaps,
             )
+        sequences = self.directory / "dataset.npz"
+        if sequences.is_file() and (length := self._data().length) != protein.length:
+            raise ValueError(
+                f"contacts: the structure must have the {length} sites of {sequences}, "
+                f"got {protein.length}"
+            )
         protein.save(output)
         if incomplete := protein.provenance.get("incomplete_residues"):
             print(
