@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,15 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
+from thermosphere import _core
 from thermosphere.analysis.hysteresis import hysteresis
 from thermosphere.analysis.thermodynamics import BurnIn, settled, thermodynamics
 from thermosphere.archive import read_archive, write_archive
 from thermosphere.models.masked_sites import MaskedSites
 from thermosphere.models.potential import MaskedLanguagePotential, Potential
 from thermosphere.models.regularised import Regularised
+from thermosphere.ops.backends import step_backend
+from thermosphere.proteins.dataset import DataSet
 from thermosphere.runs.config import Sampling
 from thermosphere.runs.store import OBSERVABLES, SampleStore, open_samples
 from thermosphere.sampling.langevin import Langevin
@@ -40,12 +43,11 @@ class StoredChains:
     temperature: torch.Tensor  # (C,) float64
     first: torch.Tensor  # (C, N), what distances are measured from
     tether: torch.Tensor  # (C, N), where a tether ends
-    sets: Mapping[str, MaskedSites]  # what a draw is judged on
+    data: DataSet  # what a draw is judged on
     store_path: Path
     checkpoint: Path
     kind: str  # of the checkpoint
-    belongs_to: dict[str, Any]  # its fingerprint
-    bits: str  # what the bits depend on besides
+    belongs_to: dict[str, Any]  # its fingerprint, with what settings and seed add
     bar: tqdm[None]
     # Of all chains; its step is that of none, see `part`.
     state: LangevinState | None = None
@@ -53,11 +55,21 @@ class StoredChains:
 
     def __post_init__(self) -> None:
         self.done = torch.zeros(len(self.temperature), dtype=torch.int64)
+        self.sets = judged_sets(self.potential, self.data, self.settings)
+        self.bits = bits(self.potential, self.settings)
+        self.fingerprint = {
+            **asdict(self.settings.options()),
+            "ridge": self.settings.ridge,
+            "tether": self.settings.tether,
+            "moves_per_draw": self.settings.moves_per_draw,
+            "seed": self.seed,
+            **self.belongs_to,
+        }
 
     def load(self) -> None:
         """Take up the checkpoint. ValueError where it is of other settings."""
         tensors, header = read_archive(self.checkpoint, self.kind)
-        check_fingerprint(self.checkpoint, header["fingerprint"], self.belongs_to)
+        check_fingerprint(self.checkpoint, header["fingerprint"], self.fingerprint)
         if "done" not in header:
             raise ValueError(
                 f"{self.checkpoint} is of an older version, which kept less of a run; remove it "
@@ -156,7 +168,7 @@ class StoredChains:
         header = {
             "kind": self.kind,
             "done": self.done.tolist(),
-            "fingerprint": self.belongs_to,
+            "fingerprint": self.fingerprint,
             "bits": self.bits,
         }
         write_archive(self.checkpoint, self.state.tensors(), header)
@@ -207,3 +219,32 @@ def observe(
     observables["distance2"] = (away.double() ** 2).sum(1)
     observables["kinetic_temperature"] = sampler.kinetic_temperature(state)
     return {name: values.cpu() for name, values in observables.items()}
+
+
+def judged_sets(
+    potential: MaskedLanguagePotential, data: DataSet, settings: Sampling
+) -> dict[str, MaskedSites]:
+    """The sets that every draw is judged on, by name."""
+    return {
+        "train": potential.sites,
+        "validation": MaskedSites(data.validation, potential.device),
+        "test": MaskedSites(data.test.subset(slice(settings.test_sequences)), potential.device),
+    }
+
+
+def place(potential: MaskedLanguagePotential) -> str:
+    """Where it is evaluated, in words."""
+    if potential.device.type == "cpu":
+        return "the CPU"
+    return torch.cuda.get_device_name(potential.device)
+
+
+def bits(potential: MaskedLanguagePotential, settings: Sampling) -> str:
+    """What the bits of a run depend on, besides its settings."""
+    if potential.device.type != "cpu":
+        step = step_backend("sample", potential.device)
+        return f"{potential.backend} gradients and {step} steps on {place(potential)}"
+    bits = f"{potential.backend} gradients on {_core.isa_chosen()}"
+    if potential.backend == "autograd" or settings.modes:  # products of PyTorch
+        bits += f", {torch.get_num_threads()} threads"
+    return bits

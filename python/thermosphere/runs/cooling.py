@@ -4,7 +4,6 @@ two is still in the phase that it came from."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.proteins.dataset import DataSet
 from thermosphere.runs.chains import StoredChains, disagreeing, settled_at
 from thermosphere.runs.config import Sampling
-from thermosphere.runs.sample import COOLING, bits, judged_sets, new_store
+from thermosphere.runs.sample import COOLING, new_store
 from thermosphere.runs.store import open_samples, read_weights
 from thermosphere.training import References
 
@@ -71,21 +70,15 @@ def cool_model(
             temperature,
             first=last.repeat(len(ladder), 1),  # of every rung: rows are temperature by temperature
             tether=references.early_stopped[start],  # as those of the first set
-            sets=judged_sets(potential, data, settings),
+            data=data,
             store_path=store_path,
             checkpoint=checkpoint,
             kind=CHECKPOINT,
             belongs_to={
-                **asdict(settings.options()),
                 "temperatures": ladder,
-                "ridge": settings.ridge,
-                "tether": settings.tether,
                 "draws": settings.draws,
-                "moves_per_draw": settings.moves_per_draw,
-                "seed": seed,
                 "start": float(last.double().square().cumsum(1).sum()),
             },
-            bits=bits(potential, settings),
             bar=bar,
         )
         if checkpoint.exists():

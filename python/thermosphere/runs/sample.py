@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from thermosphere import _core
 from thermosphere.analysis.thermodynamics import BurnIn
-from thermosphere.models.masked_sites import MaskedSites
 from thermosphere.models.potential import MaskedLanguagePotential
-from thermosphere.ops.backends import step_backend
 from thermosphere.proteins.dataset import DataSet
-from thermosphere.runs.chains import StoredChains, disagreeing, settled_at
+from thermosphere.runs.chains import StoredChains, disagreeing, place, settled_at
 from thermosphere.runs.config import Sampling
 from thermosphere.runs.store import SampleStore, open_samples
 from thermosphere.training import References
@@ -61,7 +57,7 @@ def sample_model(
     start = torch.arange(count) % settings.chains % references.early_stopped.shape[0]
     first = references.early_stopped[start]  # w0, (C, N)
     norm2 = float(references.norm2)
-    where = f"{potential.backend} gradient on {_place(potential)}"
+    where = f"{potential.backend} gradient on {place(potential)}"
     with tqdm(
         desc=f"sampling {potential.model.name}, {where}",
         unit="move",
@@ -74,23 +70,17 @@ def sample_model(
             temperature,
             first=first,
             tether=first,
-            sets=judged_sets(potential, data, settings),
+            data=data,
             store_path=store_path,
             checkpoint=checkpoint,
             kind=CHECKPOINT,
             belongs_to={
-                **asdict(settings.options()),
                 "temperatures": settings.temperatures,
                 "chains": settings.chains,
-                "ridge": settings.ridge,
-                "tether": settings.tether,
-                "moves_per_draw": settings.moves_per_draw,
-                "seed": seed,
                 "model": potential.model.name,
                 "training set": digest(potential.sites.inputs, potential.sites.truth),
                 "start": digest(first),
             },
-            bits=bits(potential, settings),
             bar=bar,
         )
         every = torch.arange(count)
@@ -154,34 +144,6 @@ def new_store(
             "config": config,
         },
     )
-
-
-def judged_sets(
-    potential: MaskedLanguagePotential, data: DataSet, settings: Sampling
-) -> dict[str, MaskedSites]:
-    """The sets that every draw is judged on, by name."""
-    return {
-        "train": potential.sites,
-        "validation": MaskedSites(data.validation, potential.device),
-        "test": MaskedSites(data.test.subset(slice(settings.test_sequences)), potential.device),
-    }
-
-
-def _place(potential: MaskedLanguagePotential) -> str:
-    if potential.device.type == "cpu":
-        return "the CPU"
-    return torch.cuda.get_device_name(potential.device)
-
-
-def bits(potential: MaskedLanguagePotential, settings: Sampling) -> str:
-    """What the bits of a run depend on, besides its settings."""
-    if potential.device.type != "cpu":
-        step = step_backend("sample", potential.device)
-        return f"{potential.backend} gradients and {step} steps on {_place(potential)}"
-    bits = f"{potential.backend} gradients on {_core.isa_chosen()}"
-    if potential.backend == "autograd" or settings.modes:  # products of PyTorch
-        bits += f", {torch.get_num_threads()} threads"
-    return bits
 
 
 def digest(*tensors: torch.Tensor) -> str:
