@@ -47,7 +47,8 @@ def ladder(
         scale = 10.0 if name == "loss_slope" else 1.0
         table[name + "_error"] = ("temperature", error * scale * shape)
     for name, value in (
-        ("ess", 400.0), ("freedom", 399.0), ("r_hat", 1.0), ("chains", CHAINS), ("draws", DRAWS)
+        ("ess", 400.0), ("freedom", 399.0), ("r_hat", 1.0), ("chains", CHAINS), ("starts", CHAINS),
+        ("draws", DRAWS),
     ):  # fmt: skip
         table[name] = ("temperature", value * shape)
     table["equilibrated"] = ("temperature", np.full(RATIOS.size, counts))
@@ -59,6 +60,7 @@ def ladder(
         "peak_low": PEAK,
         "peak_high": PEAK,
         "peak_caveat": caveat,
+        "burn_in": 0.5,
         **(peak or {}),
     }
     return table

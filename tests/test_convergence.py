@@ -109,6 +109,17 @@ def test_drift_finds_a_planted_step_with_its_sign() -> None:
     assert convergence.drift(-values) < -5.0
 
 
+def test_r_hat_of_a_single_chain_is_that_of_its_halves(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    still = np.random.default_rng(4).standard_normal((1, 400))
+    step = still + np.where(np.arange(400) < 200, 0.0, 5.0)
+    assert convergence.r_hat(still) < 1.05
+    assert convergence.r_hat(step) > 1.5
+    assert math.isnan(convergence.r_hat(still[:, :7]))
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("draws", [1, 2, 3])
 def test_few_draws_give_nan(draws: int) -> None:
     values = np.random.default_rng(SEED).normal(size=(2, draws))

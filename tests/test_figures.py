@@ -199,7 +199,7 @@ def test_temperatures_whose_chains_stay_apart_are_half_filled() -> None:
         (0.2, 0.3): ("left", False), (0.4, 0.5): ("full", False), (0.9,): ("full", True)
     }  # fmt: skip
     texts = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert texts == ["starts stay apart", "not equilibrated"]
+    assert texts == ["chains stand still", "not equilibrated"]
 
 
 def test_references_stand_beside_the_ladder_with_their_spread() -> None:

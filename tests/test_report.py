@@ -318,6 +318,17 @@ def test_warnings_name_the_temperatures_in_plain_words() -> None:
     assert equilibration_reasons(ladder()) == ["T = 1e-5: only 3 draws a chain."]
 
 
+def test_chains_that_stand_still_with_few_draws_are_not_said_to_stay_apart() -> None:
+    table = ladder()
+    still = np.array([False, True, *[False] * (table.sizes["temperature"] - 2)])
+    table["equilibrated"] = ("temperature", ~still)
+    table["stationary"] = ("temperature", still)
+    table["note"] = ("temperature", np.full(still.size, ""))
+    for r_hat, words in ((1.05, "has few independent draws"), (1.5, "starts stay apart")):
+        table["r_hat"] = ("temperature", np.full(still.size, r_hat))
+        assert words in equilibration_warnings("tf1", table)[0]
+
+
 def test_no_warning_when_all_is_well() -> None:
     table = ladder().isel(temperature=[1])
     table["note"] = ("temperature", np.array([""]))

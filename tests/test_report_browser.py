@@ -311,9 +311,9 @@ def test_chains_that_stand_still_apart_are_marked_and_said(browser: Any, tmp_pat
     assert "half" in classes[0]
     assert "hollow" not in classes[0]
     assert "hollow" in classes[1]
-    assert find(browser, "#temperature-text")[0].text.endswith("(starts stay apart)")
+    assert find(browser, "#temperature-text")[0].text.endswith("(chains stand still)")
     verdict = find(browser, "#verdict")[0].text
-    assert verdict.startswith("Starts stay apart: chains disagree. Every chain stands still")
+    assert verdict.startswith("Chains stand still: chains disagree. Every chain stands still")
     assert_sound(browser)
 
 

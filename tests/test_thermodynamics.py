@@ -160,6 +160,25 @@ def test_chains_that_stand_still_apart_are_the_draws() -> None:
     assert "settled" not in table.attrs["peak_caveat"]
 
 
+def test_chains_of_one_start_are_one_draw() -> None:
+    """Six chains in the three places of three starts: two of a place know it no better than one."""
+    one = apart()
+    both = xr.concat([one.isel(chain=slice(0, 3))] * 2, "chain")
+    samples = both.assign_coords(start=("chain", [0, 1, 2, 0, 1, 2]))
+    table = thermodynamics(samples)
+    alone = thermodynamics(one.isel(chain=slice(0, 3)))
+    assert table["stationary"].values.all()
+    assert table["chains"].values.tolist() == [6]
+    assert table["starts"].values.tolist() == [3]
+    for name in ("train_loss", "train_loss_error", "freedom"):
+        assert float(table[name][0]) == pytest.approx(float(alone[name][0]))
+    # Without a start told every chain is one, and of a single start no error is known.
+    untold = thermodynamics(both.drop_vars("start"))
+    assert untold["freedom"].values.tolist() == [5]
+    same = thermodynamics(both.assign_coords(start=("chain", np.zeros(6, np.int64))))
+    assert same["freedom"].values.tolist() == [0]
+
+
 @pytest.mark.parametrize("fault", ["all fall", "one falls", "one stopped", "at its start"])
 def test_chains_apart_that_move_are_not_settled(fault: str) -> None:
     samples = apart()

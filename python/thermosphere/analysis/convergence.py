@@ -41,10 +41,14 @@ def effective_sample_size(values: Values) -> float:
 def r_hat(values: Values) -> float:
     """Rank-normalised split R̂ of values (chains, draws); near 1 when the half-chains agree.
 
-    NaN below 4 draws a chain; 1 when the values are all the same; inf when every chain stands still
-    at a value of its own.
+    A single chain counts as the two that its halves are (ArviZ takes two or more). NaN below 4
+    draws a chain, 8 of a single one; 1 when the values are all the same; inf when every chain
+    stands still at a value of its own.
     """
     _check("r_hat", values)
+    if values.shape[0] == 1:
+        half = values.shape[1] // 2
+        values = np.stack([values[0, :half], values[0, values.shape[1] - half :]])
     if values.shape[1] < MINIMUM_DRAWS:
         return math.nan
     if np.ptp(values) == 0.0:

@@ -49,7 +49,7 @@ LABELS = {
 }
 
 HOLLOW = "not equilibrated"
-HALF = "starts stay apart"
+HALF = "chains stand still"
 
 
 @dataclass(frozen=True)

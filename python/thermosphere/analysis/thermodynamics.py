@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -123,10 +124,11 @@ def thermodynamics(
       apart (`specific_heat.Rise`);
     - `equilibrated` (bool) by `rule`, `reason` (str, empty when equilibrated), `note` (str: what
       else to know, such as weights that still wander while ⟨U⟩ stands);
-    - `stationary` (bool): not equilibrated, but only because chains stay apart (see `_stands`).
-      Averages are then means of the chains' own, errors those of the chains as independent draws
-      and what they still moved, C the mean of the variances within chains; `freedom` is of all
-      errors: ESS − 1, or chains − 1 where stationary.
+    - `stationary` (bool): not equilibrated, as chains stay apart or have few independent draws,
+      but every chain stands still (see `_stands`). Averages are then over the starts (those of
+      coordinate `start`; without it every chain is one), errors those of the starts as independent
+      draws and what they still moved, C the mean of the variances within chains; `freedom` is of
+      all errors: ESS − 1, or starts − 1 where stationary; `starts`: how many there are.
     Attributes: `peak_temperature` T* = arg max d⟨U⟩/dT over settled temperatures (over all of them
     when none is), NaN when no ⟨U⟩ is known; `peak_low`, `peak_high`: where it lies as far as the
     errors tell, NaN for an open end; `peak_caveat` (str, empty when there is nothing to say).
@@ -182,14 +184,11 @@ def _start_means(samples: xr.Dataset, kept: KeptDraws) -> StartMeans | None:
     half = loss.shape[1] // 2
     if "start" not in samples.coords or not half:
         return None
-    own = samples["start"].values[kept.chains]
-    starts = np.unique(own)
-
-    def means(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.array([values[own == start].mean() for start in starts])
-
-    early, late = means(loss[:, :half]), means(loss[:, -half:])
-    return StartMeans(tuple(starts.tolist()), means(loss), early, late)
+    own = start_of_chains(samples, kept)
+    whole, early, late = (
+        means_of_starts(part, own) for part in (loss, loss[:, :half], loss[:, -half:])
+    )
+    return StartMeans(tuple(np.unique(own).tolist()), whole, early, late)
 
 
 def _along(
@@ -253,8 +252,10 @@ def _one_temperature(
     far = float(distance.mean()) if distance.size else math.nan
     reason = _reason(row, loss, far, kept, rule)
     stationary = bool(reason) and _stands(loss, temperature, rise, far, kept, rule)
-    average = _mean_of_chains if stationary else _mean
-    row["freedom"] = (loss.shape[0] if stationary else float(row["ess"])) - 1.0
+    starts = start_of_chains(samples, kept)
+    row["starts"] = np.unique(starts).size
+    average = partial(_mean_of_starts, starts=starts) if stationary else _mean
+    row["freedom"] = (float(row["starts"]) if stationary else float(row["ess"])) - 1.0
     for name in OBSERVABLES:
         if name in samples:
             row[name], row[name + "_error"] = average(_finite(samples, name, kept))
@@ -336,13 +337,31 @@ def moved(values: npt.NDArray[np.float64]) -> float:
     return float(values[:, -half:].mean() - values[:, :half].mean()) if half else 0.0
 
 
-def _mean_of_chains(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Mean over chains that do not mix, and its standard error: chains are the draws, and what they
-    still moved is part of it."""
+def start_of_chains(samples: xr.Dataset, kept: KeptDraws) -> npt.NDArray[np.int64]:
+    """Which start each kept chain began from; each from its own where the samples do not tell."""
+    if "start" in samples.coords:
+        return np.asarray(samples["start"].values[kept.chains], dtype=np.int64)
+    return kept.chains
+
+
+def means_of_starts(
+    values: npt.NDArray[np.float64], starts: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Means of values (chains, draws) over the chains of each start, in the starts' order: chains
+    of one start may share a basin, and are no independent draws then."""
+    return np.array([values[starts == start].mean() for start in np.unique(starts)])
+
+
+def _mean_of_starts(
+    values: npt.NDArray[np.float64], *, starts: npt.NDArray[np.int64]
+) -> tuple[float, float]:
+    """Mean over starts whose chains do not mix, and its standard error: starts are the draws, and
+    what they still moved is part of it. Of a single start the error is what its chains tell."""
     if values.size == 0 or values.shape[0] < 2:
         return _mean(values)
-    means = values.mean(axis=1)
-    spread = float(means.std(ddof=1)) / math.sqrt(means.size)
+    means = means_of_starts(values, starts)
+    each = means if means.size > 1 else values.mean(axis=1)
+    spread = float(each.std(ddof=1)) / math.sqrt(each.size)
     return float(means.mean()), math.hypot(spread, moved(values))
 
 

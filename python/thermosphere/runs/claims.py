@@ -1,9 +1,10 @@
 """What a claim of the paper comes to in a run: a verdict, the numbers that gave it, and why.
 
 A temperature counts when it equilibrated, or when its chains stand still although they stay apart
-(then they are the independent draws), and, where the chains from the next hotter temperature were
-run, heating and cooling agree there.  A claim agrees or disagrees when the 95 % interval of
-what decides it says so; all else is undecided.
+(then their starts are the independent draws), and, where the chains from the next hotter
+temperature were run, heating and cooling agree there.  A claim agrees or disagrees when the 95 %
+interval of what decides it says so; all else is undecided.  The least or largest of a curve may lie
+where temperatures do not count: what would be otherwise then is undecided too (`Open`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,7 +21,14 @@ import xarray as xr
 
 from thermosphere.analysis.hysteresis import hysteresis
 from thermosphere.analysis.significance import Measured
-from thermosphere.analysis.thermodynamics import kept_draws, moved, settled
+from thermosphere.analysis.thermodynamics import (
+    EquilibrationRule,
+    kept_draws,
+    means_of_starts,
+    moved,
+    settled,
+    start_of_chains,
+)
 from thermosphere.runs.config import Config
 from thermosphere.runs.config_reading import load_config, preset_text
 from thermosphere.runs.report_data import trusted_peak
@@ -63,12 +71,12 @@ def still_cooling(cooling: xr.Dataset) -> npt.NDArray[np.bool_]:
 
 
 def measured(study: ModelStudy, rows: xr.Dataset, name: str) -> list[Measured]:
-    """An observable at each temperature of the rows; freedom from ESS, or from the chains where the
+    """An observable at each temperature of the rows; freedom from ESS, or from the starts where the
     error is that of their means (precisions, and where chains stay apart: then start by start), or
     the slope's own."""
     freedom = rows["freedom"].values
     if name.startswith("precision"):
-        freedom = rows["chains"].values - 1.0
+        freedom = rows["starts"].values - 1.0
     elif name + "_freedom" in rows:
         freedom = rows[name + "_freedom"].values
     error = rows[name + "_error"].values
@@ -88,12 +96,32 @@ def _of_starts(study: ModelStudy, temperature: float, name: str) -> tuple[tuple[
     if name not in samples or "start" not in samples.coords:
         return (), 0.0
     kept = kept_draws(samples, temperature, burn_in=study.table.attrs["burn_in"])
-    start = samples["start"].values[kept.chains]
-    if np.unique(start).size != start.size or not kept.draws.size:
+    if not kept.draws.size:
         return (), 0.0
-    values = samples[name].transpose("chain", "draw").values
-    values = values[np.ix_(kept.chains[np.argsort(start)], kept.draws)]
-    return tuple(values.mean(axis=1).tolist()), moved(values)
+    values = samples[name].transpose("chain", "draw").values[np.ix_(kept.chains, kept.draws)]
+    means = means_of_starts(values, start_of_chains(samples, kept))
+    return tuple(means.tolist()), moved(values)
+
+
+class Open(NamedTuple):
+    """On which sides of the best of a curve better may lie, at temperatures that do not count."""
+
+    cold: bool
+    hot: bool
+
+    @property
+    def words(self) -> str:
+        side = "on both sides" if self.cold and self.hot else "below" if self.cold else "above"
+        return f"{side} better may lie, at temperatures that do not count"
+
+
+def open_around(study: ModelStudy, rows: xr.Dataset, best: int) -> Open:
+    """Of the best of the rows: whether the next colder and the next hotter temperature of the
+    ladder do not count. At the ladder's own ends there is none."""
+    counted, every = rows["temperature"].values, study.table["temperature"].values
+    at = int(np.flatnonzero(every == counted[best])[0])
+    missing = ~np.isin(every, counted)
+    return Open(bool(missing[max(at - 1, 0)]), bool(missing[min(at + 1, every.size - 1)]))
 
 
 def peak(study: ModelStudy) -> float:
@@ -159,7 +187,8 @@ def _checks(study: ModelStudy) -> str:
         cooling = f"heating and cooling agree {where}"
         if not count:
             cooling = "the chains that were cooled settled nowhere"
-    apart = int((~rows["equilibrated"].values).sum())
+    far = rows["r_hat"].values > EquilibrationRule().max_r_hat
+    apart = int((~rows["equilibrated"].values & far).sum())
     return (
         f"Checked for {study.name}: {rows.sizes['temperature']} temperatures count, with at least "
         f"{float(rows['ess'].min()):.0f} effective draws and R̂ ≤ {float(rows['r_hat'].max()):.2f}"

@@ -8,6 +8,7 @@ from thermosphere.analysis.significance import Measured
 from thermosphere.analysis.similarity import mean_over_chains
 from thermosphere.runs.claims import (
     Finding,
+    Open,
     Studies,
     Verdict,
     check_and_cause,
@@ -16,12 +17,13 @@ from thermosphere.runs.claims import (
     in_units_of_peak,
     measured,
     only_for,
+    open_around,
     shown,
     span,
     too_few,
     usable,
 )
-from thermosphere.runs.claims_ladder import NEEDED, least_error
+from thermosphere.runs.claims_ladder import NEEDED
 from thermosphere.runs.claims_weights import motion_of, still_moving
 from thermosphere.runs.config import Config
 from thermosphere.runs.study import ModelStudy
@@ -43,7 +45,7 @@ def sampling_finds_more_contacts(studies: Studies, config: Config) -> list[Findi
             if reason := too_few(study, 1):
                 findings.append(Finding(PRECISION, name, claim, "undecided", "", reason))
                 continue
-            best, at = best_precision(study)
+            best, at, beyond = best_precision(study)
             runs = next(one.values for one in study.references if one.label == label)
             trained = Measured.of_runs(runs[TOLERANT])
             gain = best.minus(trained)
@@ -53,6 +55,8 @@ def sampling_finds_more_contacts(studies: Studies, config: Config) -> list[Findi
                 "undecided": f"the difference is known to ± {gain.reach:.2g} only",
                 "disagrees": check_and_cause(config, study),
             }
+            if verdict == "disagrees" and any(beyond):
+                verdict, because["undecided"] = "undecided", beyond.words
             findings.append(
                 Finding(PRECISION, name, claim, verdict, numbers, because.get(verdict, ""))
             )
@@ -76,7 +80,7 @@ def larger_models_find_more(studies: Studies, config: Config) -> list[Finding]:
         if reason:
             findings.append(Finding(PRECISION, subject, claim, "undecided", "", reason))
             continue
-        (first, at), (second, other) = (best_precision(study) for study in here)
+        (first, at, of_first), (second, other, of_second) = map(best_precision, here)
         gain = first.minus(second)
         numbers = f"{better} {shown(first)} at {at}, {worse} {shown(second)} at {other}"
         verdict = compared(gain)
@@ -84,6 +88,10 @@ def larger_models_find_more(studies: Studies, config: Config) -> list[Finding]:
             "undecided": f"the difference is known to ± {gain.reach:.2g} only",
             "disagrees": check_and_cause(config, *here),
         }
+        if verdict == "agrees" and any(of_second):
+            verdict, because["undecided"] = "undecided", f"{worse}: {of_second.words}"
+        if verdict == "disagrees" and any(of_first):
+            verdict, because["undecided"] = "undecided", f"{better}: {of_first.words}"
         findings.append(
             Finding(PRECISION, subject, claim, verdict, numbers, because.get(verdict, ""))
         )
@@ -109,14 +117,19 @@ def contacts_are_best_above_the_minimum(studies: Studies, config: Config) -> lis
         lowest = temperature[compatible(errors, least)]
         numbers = (
             f"P̃@L, {shown(precision[best])}, is largest {span(study, highest)}, the test error, "
-            f"{shown(least_error(study))}, least {span(study, lowest)}, as far as the errors tell"
+            f"{shown(errors[least])}, least {span(study, lowest)}, as far as the errors tell"
         )
         verdict: Verdict = "undecided"
         because = "the two ranges of temperature overlap"
+        of_precision, of_error = (open_around(study, rows, one) for one in (best, least))
         if highest.min() > lowest.max():
             verdict, because = "agrees", ""
+            if of_precision.cold or of_error.hot:
+                verdict, because = "undecided", _beyond(of_precision.cold, of_error.hot)
         elif highest.max() < lowest.min():
             verdict, because = "disagrees", check_and_cause(config, study)
+            if of_precision.hot or of_error.cold:
+                verdict, because = "undecided", _beyond(of_precision.hot, of_error.cold)
         findings.append(Finding(PRECISION, study.name, claim, verdict, numbers, because))
     return findings
 
@@ -151,10 +164,17 @@ def attention_is_self_averaging(studies: Studies, config: Config) -> list[Findin
     return findings
 
 
-def best_precision(study: ModelStudy) -> tuple[Measured, str]:
-    """Largest P̃@L over the temperatures that count, and where; being the largest of several it is
-    high by up to about its error."""
+def _beyond(precision: bool, error: bool) -> str:
+    """Which of the two extremes may lie elsewhere."""
+    both = [name for name, is_open in (("P̃@L", precision), ("the test error", error)) if is_open]
+    return f"{' and '.join(both)} may be better at temperatures between that do not count"
+
+
+def best_precision(study: ModelStudy) -> tuple[Measured, str, Open]:
+    """Largest P̃@L over the temperatures that count, where, and on which sides a larger one may lie;
+    being the largest of several it is high by up to about its error."""
     rows = usable(study)
     precision = measured(study, rows, TOLERANT)
     at = int(np.argmax([one.mean for one in precision]))
-    return precision[at], in_units_of_peak(study, float(rows["temperature"].values[at]))
+    where = in_units_of_peak(study, float(rows["temperature"].values[at]))
+    return precision[at], where, open_around(study, rows, at)

@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from thermosphere.analysis.convergence import effective_sample_size
 from thermosphere.analysis.significance import Measured, larger_spread
 from thermosphere.analysis.thermodynamics import kept_draws
 from thermosphere.models.named import named_model
 from thermosphere.models.transformer import Transformer
 from thermosphere.runs.claims import (
     Finding,
+    Open,
     Studies,
     Verdict,
     check_and_cause,
@@ -23,6 +25,7 @@ from thermosphere.runs.claims import (
     in_units_of_peak,
     measured,
     only_for,
+    open_around,
     peak,
     shown,
     span,
@@ -74,14 +77,24 @@ def shape_of_the_loss(studies: Studies, config: Config) -> list[Finding]:
 
 def rise_factor(rows: xr.Dataset) -> tuple[float, float]:
     """Bounds on T₇₅/T₂₅, between which ⟨U⟩ makes the middle half of its rise from the coldest row
-    to the hottest.  They hold for any rising curve through the means within 2 standard errors; how
-    it runs between two temperatures is not assumed."""
-    temperature = rows["temperature"].values
-    mean, error = rows["train_loss"].values, 2.0 * rows["train_loss_error"].values
+    to the hottest.  They hold for any rising curve through the 95 % intervals of the rows; how it
+    runs between two temperatures is not assumed."""
+    temperature, mean = rows["temperature"].values, rows["train_loss"].values
+    reach = np.array(
+        [
+            Measured(m, e, f).reach
+            for m, e, f in zip(
+                mean, rows["train_loss_error"].values, rows["freedom"].values, strict=True
+            )
+        ]
+    )
+    reach[np.isnan(reach)] = math.inf
     low, high = [], []
     for share in (0.25, 0.75):
         level = mean[0] + share * (mean[-1] - mean[0])
-        below, above = temperature[mean + error < level], temperature[mean - error > level]
+        off = (1.0 - share) * reach[0] + share * reach[-1]
+        below = temperature[mean + reach < level - off]
+        above = temperature[mean - reach > level + off]
         low.append(below.max() if below.size else temperature[0])
         high.append(above.min() if above.size else temperature[-1])
     return max(1.0, float(low[1] / high[0])), float(high[1] / low[0])
@@ -105,8 +118,10 @@ def peak_of_the_specific_heat(studies: Studies, config: Config) -> list[Finding]
     numbers = "; ".join(
         f"{name} {math.exp(one.mean):.3g} times (± {one.reach:.0%})" for name, one in known.items()
     )
-    sharpest = max((known[study.name] for study in transformers), key=lambda one: one.mean)
-    verdict = compared(known["ff"].minus(sharpest))
+    each = [compared(known["ff"].minus(known[study.name])) for study in transformers]
+    verdict: Verdict = "agrees" if all(one == "agrees" for one in each) else "undecided"
+    if "disagrees" in each:
+        verdict = "disagrees"
     because = {
         "disagrees": check_and_cause(config, studies["ff"]),
         "undecided": "the errors of C are too large",
@@ -166,7 +181,11 @@ def test_error_is_not_monotonic(studies: Studies, config: Config) -> list[Findin
         because = "the minimum is not clear of the ends of the usable ladder"
         if cold.above(0.0) and hot.above(0.0):
             verdict, because = "agrees", ""
-        elif _reaches(study, rows) and (best == 0 or best == len(errors) - 1):
+        elif (
+            _reaches(study, rows)
+            and best in (0, len(errors) - 1)
+            and compatible(errors, best).sum() == 1
+        ):
             verdict, because = "disagrees", check_and_cause(config, study)
         findings.append(Finding(FIGURE, study.name, claim, verdict, numbers, because))
     return findings
@@ -179,7 +198,8 @@ def minimum_just_above_the_peak(studies: Studies, config: Config) -> list[Findin
         claim = "the test error is least just above T*"
         unit, reason = peak(study), too_few(study, NEEDED)
         if not reason and not math.isfinite(unit):
-            reason = f"T* is in doubt ({study.table.attrs['peak_caveat']})"
+            caveat = study.table.attrs["peak_caveat"] or "heating and cooling do not agree there"
+            reason = f"T* is in doubt ({caveat})"
         if reason:
             findings.append(Finding(FIGURE, study.name, claim, "undecided", "", reason))
             continue
@@ -198,10 +218,15 @@ def minimum_just_above_the_peak(studies: Studies, config: Config) -> list[Findin
         numbers = f"least {span(study, within)}{where}, as far as the errors tell"
         verdict: Verdict = "undecided"
         because = "the minimum is too flat, or T* too uncertain, for the errors"
+        beyond = open_around(study, rows, best)
         if within.min() >= high and within.max() <= JUST_ABOVE * low:
             verdict, because = "agrees", ""
+            if any(beyond):
+                verdict, because = "undecided", beyond.words
         elif within.max() < low or within.min() > JUST_ABOVE * high:
             verdict, because = "disagrees", check_and_cause(config, study)
+            if beyond.hot if within.max() < low else beyond.cold:
+                verdict, because = "undecided", beyond.words
         findings.append(Finding(FIGURE, study.name, claim, verdict, numbers, because))
     return findings
 
@@ -214,7 +239,7 @@ def gain_over_early_stopping(studies: Studies, config: Config) -> list[Finding]:
         if reason := too_few(study, 1):
             findings.append(Finding(FIGURE, study.name, claim, "undecided", "", reason))
             continue
-        trained, sampled = _early_stopped(study), least_error(study)
+        trained, (sampled, beyond) = _early_stopped(study), least_error(study)
         gain = trained.beside(sampled)
         numbers = f"ES {shown(trained)}, sampled {shown(sampled)}, gain {shown(gain)}"
         least, most = PUBLISHED_GAIN
@@ -222,6 +247,8 @@ def gain_over_early_stopping(studies: Studies, config: Config) -> list[Finding]:
         because = f"the gain is known to ± {gain.reach:.2g} only, mostly from few ES runs"
         if gain.above(0.0) and not (gain.below(least) or gain.above(most)):
             verdict, because = "agrees", ""
+        elif gain.below(least) and any(beyond):
+            because = beyond.words
         elif gain.above(most) or gain.below(least):
             verdict = "disagrees"
             because = check_and_cause(config, study)
@@ -242,21 +269,22 @@ def spread_of_early_stopping(studies: Studies, config: Config) -> list[Finding]:
             continue
         rows = usable(study)
         row = rows.isel(temperature=_least(measured(study, rows, "test_error")))
-        kept = kept_draws(study.samples, float(row["temperature"]), burn_in=config.analysis.burn_in)
+        burn_in = study.table.attrs["burn_in"]
+        kept = kept_draws(study.samples, float(row["temperature"]), burn_in=burn_in)
         drawn = study.samples["test_error"].values[np.ix_(kept.chains, kept.draws)]
         spread = float(drawn.std(ddof=1))
         runs = np.asarray(_reference(study, "ES")["test_error"], dtype=np.float64)
-        p = larger_spread(runs, spread, float(row["ess"]) - 1.0)
+        p = larger_spread(runs, spread, effective_sample_size(drawn.astype(np.float64)) - 1.0)
         own = float(runs.std(ddof=1)) if runs.size > 1 else math.nan
         numbers = (
             f"standard deviation {own:.2g} over {runs.size} ES runs, {spread:.2g} over samples; "
             f"one-sided p = {p:.2g}"
         )
         verdict: Verdict = "undecided"
-        because = f"{runs.size} ES runs are too few to tell"
-        if p < 0.05:
+        because = f"{runs.size} ES runs do not tell the two apart"
+        if p < 0.025:
             verdict, because = "agrees", ""
-        elif p > 0.95:
+        elif p > 0.975:
             verdict, because = "disagrees", check_and_cause(config, study)
         findings.append(Finding(FIGURE, study.name, claim, verdict, numbers, because))
     return findings
@@ -277,25 +305,30 @@ def small_models_keep_up(studies: Studies, config: Config) -> list[Finding]:
         if reason:
             findings.append(Finding(FIGURE, subject, claim, "undecided", "", reason))
             continue
-        first, second = (least_error(study) for study in pair)
+        (first, of_small), (second, of_large) = (least_error(study) for study in pair)
         gap = first.minus(second)
         numbers = f"{small} {shown(first)}, {large} {shown(second)}, difference {shown(gap)}"
         verdict: Verdict = "undecided"
         because = f"the difference is known to ± {gap.reach:.2g} only; comparable is {COMPARABLE}"
         if gap.below(COMPARABLE):
             verdict, because = "agrees", ""
+            if any(of_large):
+                verdict, because = "undecided", f"{large}: {of_large.words}"
         elif gap.above(COMPARABLE):
-            because = check_and_cause(config, *pair)
-            verdict = "disagrees"
+            verdict, because = "disagrees", check_and_cause(config, *pair)
+            if any(of_small):
+                verdict, because = "undecided", f"{small}: {of_small.words}"
         findings.append(Finding(FIGURE, subject, claim, verdict, numbers, because))
     return findings
 
 
-def least_error(study: ModelStudy) -> Measured:
-    """Least test error over the temperatures that count; being the least of several it is low by
-    up to about its error."""
-    errors = measured(study, usable(study), "test_error")
-    return errors[_least(errors)]
+def least_error(study: ModelStudy) -> tuple[Measured, Open]:
+    """Least test error over the temperatures that count, and where a lesser one may lie; being the
+    least of several it is low by up to about its error."""
+    rows = usable(study)
+    errors = measured(study, rows, "test_error")
+    best = _least(errors)
+    return errors[best], open_around(study, rows, best)
 
 
 def _least(values: list[Measured]) -> int:

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 
 from thermosphere.runs.claims import peak
 from thermosphere.runs.report import Table
-from thermosphere.runs.report_data import trusted_peak
 from thermosphere.runs.study import ModelStudy
 
 Cell = str | float | int | bool
@@ -59,10 +58,11 @@ class Product:
     data: Sequence[Data] = ()
 
 
-def by_peak(tables: Mapping[str, xr.Dataset]) -> list[tuple[str, bool, dict[str, xr.Dataset]]]:
+def by_peak(studies: Mapping[str, ModelStudy]) -> list[tuple[str, bool, dict[str, xr.Dataset]]]:
     """Models whose T* is beyond doubt, then the others, as figures of their own: (end of the stem,
     in units of T*, tables); none is empty."""
-    trusted = {name: table for name, table in tables.items() if trusted_peak(table)}
+    tables = {name: study.table for name, study in studies.items()}
+    trusted = {name: tables[name] for name in studies if math.isfinite(peak(studies[name]))}
     rest = {name: table for name, table in tables.items() if name not in trusted}
     if trusted and rest:
         return [("", True, trusted), ("_absolute", False, rest)]

@@ -89,7 +89,6 @@ def equilibrium(run: StudiedRun) -> Product:
 
 def loss_heat_and_errors(run: StudiedRun) -> Product:
     """Fig. 3: ⟨U⟩, C, validation and test error, with ES and OT."""
-    tables = {name: study.table for name, study in run.studies.items()}
     references = {name: study.references for name, study in run.studies.items()}
     pictures = []
     for letter, name, words in (
@@ -98,7 +97,7 @@ def loss_heat_and_errors(run: StudiedRun) -> Product:
         ("c", "validation_error", "Validation error"),
         ("d", "test_error", "Test error"),
     ):
-        for end, relative, group in by_peak(tables):
+        for end, relative, group in by_peak(run.studies):
             if name == "specific_heat":
                 figure = specific_heat_figure(group, relative=relative)
             else:
@@ -123,7 +122,6 @@ def contacts_found(run: StudiedRun) -> Product | None:
     studies = [one for one in run.studies.values() if "precision_at_l" in one.table]
     if not studies or run.contacts is None:
         return None
-    tables = {study.name: study.table for study in studies}
     references = {study.name: study.references for study in studies}
     analysis = run.config.analysis
     random = random_precisions(run.contacts, analysis)
@@ -134,7 +132,7 @@ def contacts_found(run: StudiedRun) -> Product | None:
         ("fig7", main, "Fig. 7. P@L and P̃@L of the best block of each start"),
         ("figE7", tolerances, "Fig. E7. P̃@L with tolerances 1, 2 and 3"),
     ):
-        for end, relative, group in by_peak(tables):
+        for end, relative, group in by_peak({study.name: study for study in studies}):
             own = {model: references[model] for model in group}
             baselines = {name: random[name] for name in names}
             figure = precision_figure(group, baselines, references=own, relative=relative)

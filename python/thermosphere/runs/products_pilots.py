@@ -75,8 +75,14 @@ def efficiency(run: StudiedRun) -> Product | None:
         for temperature in dict.fromkeys(trial["temperature"] for trial in trials):
             here = [trial for trial in trials if trial["temperature"] == temperature]
             tables.append(_trial_table(f"{name}, T = {temperature}", here))
-        best = max(float(trial["times the published"]) for trial in trials)
-        chosen.append(f"{name} {best:,.0f}")
+        gains = [
+            (float(trial["times the published"]), _gain_is_extrapolated(trial, trials))
+            for trial in trials
+        ]
+        known = [(gain, far) for gain, far in gains if math.isfinite(gain)]
+        if known:
+            best, far = max(known)
+            chosen.append(f"{name} {best:,.0f}" + (" (extrapolated)" if far else ""))
     if not tables:
         return None
     return Product(
@@ -91,11 +97,22 @@ def efficiency(run: StudiedRun) -> Product | None:
             "sooner than with the published settings. Bias: of ⟨U⟩, as a share of ⟨U⟩ − U_min, "
             "against hybrid Monte Carlo. A walk that has not turned round shows two or three "
             "effective draws whatever its length.",
-            "Largest gain: " + "; ".join(chosen) + ".",
+            *(["Largest gain: " + "; ".join(chosen) + "."] if chosen else []),
         ],
         tables=tables,
         data=[Data("efficiency", columns, rows)],
     )
+
+
+def _gain_is_extrapolated(trial: dict[str, str], trials: Rows) -> bool:
+    """Whether this trial or the published one of its temperature did not come to 1/e."""
+    pair = [
+        one
+        for one in trials
+        if one["temperature"] == trial["temperature"]
+        and one["trial"] in (trial["trial"], PUBLISHED.about)
+    ]
+    return any(float(one["extrapolated"]) for one in pair)
 
 
 def _trial_table(caption: str, trials: Rows) -> Table:

@@ -15,7 +15,7 @@ import xarray as xr
 from thermosphere.analysis.embedding import EffectiveDimension
 from thermosphere.analysis.figures_ladder import Reference
 from thermosphere.analysis.similarity import similarity_summary
-from thermosphere.analysis.thermodynamics import settled
+from thermosphere.analysis.thermodynamics import EquilibrationRule, settled
 from thermosphere.proteins.tempering_result import TemperingResult
 from thermosphere.runs.report import Table
 from thermosphere.training import EarlyStopped, References
@@ -101,7 +101,9 @@ def write_table(table: xr.Dataset, path: Path) -> None:
 def equilibration_warnings(name: str, table: xr.Dataset) -> list[str]:
     """What a reader of the model `name` must know before any number; empty when all is well."""
     standing = settled(table)
-    doubtful, apart = ~standing, standing & ~table["equilibrated"].values
+    doubtful, still = ~standing, standing & ~table["equilibrated"].values
+    apart = still & (table["r_hat"].values > EquilibrationRule().max_r_hat)
+    few = still & ~apart
     wandering = table["note"].values != ""
     sentences = []
     if apart.any():
@@ -109,6 +111,12 @@ def equilibration_warnings(name: str, table: xr.Dataset) -> list[str]:
             f"{name}: at {apart.sum()} of {apart.size} temperatures ({_list(table, apart)}) every "
             "chain stands still, but chains from different starts stay apart (half-filled points): "
             "averages are over the starts, and so are error bars."
+        )
+    if few.any():
+        sentences.append(
+            f"{name}: at {few.sum()} of {few.size} temperatures ({_list(table, few)}) every chain "
+            "stands still, within what a change of T by 5 % would do, but has few independent "
+            "draws (half-filled points): averages are over the starts, and so are error bars."
         )
     if doubtful.any():
         sentences.append(

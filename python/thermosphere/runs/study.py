@@ -207,7 +207,7 @@ def _from_weights(
             few = _draws(samples, temperature, analysis, analysis.attention_samples)
             starts = samples["start"].values[few.chains]
             precision, attention = score(torch.from_numpy(few.weights), starts, few.late)
-            ladder.append(_means(precision, few.chains))
+            ladder.append(_means(precision, starts))
         ensembles.append(_ensemble("samples", temperature, drawn, model.layout, attention))
     for label, rows in (("ES", trained.early_stopped), ("OT", trained.over_trained)):
         runs = np.arange(rows.shape[0])
@@ -258,19 +258,19 @@ def _ensemble(
     )
 
 
-def _means(values: Mapping[str, Array], chains: npt.NDArray[np.int64]) -> dict[str, float]:
+def _means(values: Mapping[str, Array], starts: npt.NDArray[np.int64]) -> dict[str, float]:
     """Mean over the draws (K,) of each value, and its `…_error`."""
     means: dict[str, float] = {}
     for name, one in values.items():
         means[name] = float(one.mean())
-        means[name + "_error"] = _error_between_chains(one, chains)
+        means[name + "_error"] = _error_between_starts(one, starts)
     return means
 
 
-def _error_between_chains(values: Array, chains: npt.NDArray[np.int64]) -> float:
-    """Standard error of the mean from chain means: draws of one chain are not independent. NaN for
-    one chain."""
-    means = np.array([values[chains == chain].mean() for chain in np.unique(chains)])
+def _error_between_starts(values: Array, starts: npt.NDArray[np.int64]) -> float:
+    """Standard error of the mean from means of starts: draws of one chain are not independent, and
+    chains of one start may not be. NaN for one start."""
+    means = np.array([values[starts == start].mean() for start in np.unique(starts)])
     return float(means.std(ddof=1) / np.sqrt(means.size)) if means.size > 1 else float("nan")
 
 

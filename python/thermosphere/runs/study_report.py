@@ -134,7 +134,8 @@ def _summary(
         "U is the mean cross-entropy of the training set in nats; T is in the same unit; ES "
         "are early-stopped, OT over-trained "
         "weights. Error bars are one standard error, from effective sample sizes, or of the starts "
-        "where chains stand still but those of different starts stay apart (half-filled points). "
+        "where chains stand still but those of different starts stay apart, or have few "
+        "independent draws (half-filled points). "
         "Hollow points and greyed rows did not equilibrate: their averages depend on the start.",
     ]
 

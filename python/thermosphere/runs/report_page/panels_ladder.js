@@ -29,7 +29,7 @@ function apart(model, at) {
 
 /* Of a temperature that did not equilibrate. */
 function standing(model, at) {
-  return apart(model, at) ? 'starts stay apart' : 'not equilibrated';
+  return apart(model, at) ? 'chains stand still' : 'not equilibrated';
 }
 
 function verdictOf(model, at) {
@@ -182,7 +182,7 @@ function drawLadderLegend() {
       symbol: index % 5,
       text: model.name,
     })),
-    { symbol: 0, half: true, text: 'starts stay apart' },
+    { symbol: 0, half: true, text: 'chains stand still' },
     { symbol: 0, hollow: true, text: 'not equilibrated' },
     { guide: true, text: 'T*, where d⟨U⟩/dT is largest' },
     ...study.models
