@@ -199,19 +199,19 @@ def test_temperatures_whose_chains_stand_still_apart_count_with_the_starts_as_dr
             claims_ladder.gain_over_early_stopping,
             {"test_error": RISING + 0.2},
             X < 1,
-            "below better may lie, at temperatures that do not count",
+            "a better value may lie below it, at temperatures that do not count",
         ),
         (
             claims_ladder.minimum_just_above_the_peak,
             {"test_error": RISING},
             X < 1,
-            "below better may lie",
+            "may lie below it",
         ),
         (
             claims_attention.sampling_finds_more_contacts,
             {"precision_at_l_tolerant": 0.15 - 0.01 * RISING},
             X < 1,
-            "below better may lie",
+            "may lie below it",
         ),
         (
             claims_attention.contacts_are_best_above_the_minimum,

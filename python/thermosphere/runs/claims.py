@@ -111,8 +111,8 @@ class Open(NamedTuple):
 
     @property
     def words(self) -> str:
-        side = "on both sides" if self.cold and self.hot else "below" if self.cold else "above"
-        return f"{side} better may lie, at temperatures that do not count"
+        side = "on either side of" if self.cold and self.hot else "below" if self.cold else "above"
+        return f"a better value may lie {side} it, at temperatures that do not count"
 
 
 def open_around(study: ModelStudy, rows: xr.Dataset, best: int) -> Open:
