@@ -204,7 +204,6 @@ CHANGES = {
     "one mass, unknown to torch": lambda state: state.masses.numpy().__setitem__((1, 3), 90.0),
     "masses replaced": lambda state: setattr(state, "masses", 1.5 * state.masses),
     "noise through .data": lambda state: state.noise_variance.data.mul_(0.5),
-    "temperature": lambda state: state.temperature.__setitem__(2, 1.3),
     "norm": lambda state: state.norm2.mul_(1.001),
     "nothing": lambda state: None,
 }

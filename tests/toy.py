@@ -84,5 +84,12 @@ def start_weights(chains: int, seed: int = 0) -> torch.Tensor:
 
 
 def make_sampler(temperature: object = (0.5, 1.0, 2.0), **options: object) -> Langevin:
-    defaults = {"batch": 8, "seed": SEED, "noise_draws": 20, "noise_draws_max": 40, "t_ratio": 0.02}
+    defaults: dict[str, object] = {
+        "batch": 8,
+        "seed": SEED,
+        "noise_draws": 20,
+        "noise_draws_max": 40,
+    }
+    if options.get("batch", 8) is not None:
+        defaults["t_ratio"] = 0.02
     return Langevin(NoisyQuadratic(), list(temperature), **{**defaults, **options})  # type: ignore[arg-type]

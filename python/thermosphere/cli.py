@@ -242,8 +242,8 @@ def _stages(parsed: argparse.Namespace) -> None:
     before = saved.read_text(encoding="utf-8") if saved.is_file() else None
     if "sample" in parsed.stages:  # before hours of other stages
         _check_devices(config, parsed.models)
-    sampled = (parsed.output / "sequences.npz").exists()
-    if {"sequences", "dataset"} <= set(parsed.stages) and not sampled:
+    there = [(parsed.output / name).exists() for name in ("sequences.npz", "sequences.fasta")]
+    if {"sequences", "dataset"} <= set(parsed.stages) and not any(there):
         check_readable(config)
     run = pipeline.Run.open(
         parsed.output,

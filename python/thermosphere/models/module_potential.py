@@ -12,6 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from thermosphere.models.layout import Layout
 from thermosphere.models.potential import check_weights, full_or_given, pieces
+from thermosphere.ops.arguments import checked_whole
 from thermosphere.ops.minibatch import Minibatch
 
 Loss = Callable[..., torch.Tensor]  # (network, *batch) → (B,)
@@ -20,12 +21,14 @@ Loss = Callable[..., torch.Tensor]  # (network, *batch) → (B,)
 class ModulePotential:
     """U(w) = weighted mean over examples of a loss of `module` with weights w.
 
-    >>> def loss(network, images, labels):  # network is called like the module; one loss an example
+    >>> def loss(network, images, labels):  # call network like the module; one loss an example
     ...     return torch.nn.functional.cross_entropy(network(images), labels, reduction="none")
     >>> potential = ModulePotential(network, loss, images, labels)
     >>> losses, gradient = potential(potential.initial())
 
-    `data` are the tensors of the S examples, each (S, ...); a batch gets their rows. The flat
+    `network` can only be called: it is the module at other weights, and has no attributes. `data`
+    are the tensors of the S examples, each (S, ...); a batch gets their rows. Their gradients, and
+    those of other modules that the loss calls, are not followed. The flat
     vector holds the parameters in the order of `module.named_parameters()` (tied ones once); frozen
     ones (requires_grad False) and buffers stay as they are in the module. The module itself is
     never written to, but by `load`.
@@ -36,9 +39,10 @@ class ModulePotential:
     dtype than the module's, what the module and the data hold of its dtype is taken in theirs.
 
     Raises ValueError for data of unequal lengths, a module without trainable parameters, parameters
-    of more than one dtype, and for layers whose output is random or depends on the rest of the
-    batch, or that write to their buffers: BatchNorm, Dropout and others in training mode (call
-    `module.eval()` first). To see that, `loss` is called on a few examples.
+    of more than one dtype, for layers whose output is random or depends on the rest of the batch,
+    or that write to their buffers: BatchNorm, Dropout and others in training mode (call
+    `module.eval()` first), and for a loss that does not depend on the network it is given. To see
+    that, `loss` is called on a few examples.
     """
 
     def __init__(
@@ -49,6 +53,17 @@ class ModulePotential:
         chunk: int = 4096,
         vectorise: bool = False,
     ) -> None:
+        if not isinstance(module, torch.nn.Module) or not callable(loss):
+            raise ValueError(
+                "ModulePotential: needs a torch.nn.Module and a function, "
+                f"got {type(module).__name__} and {type(loss).__name__}"
+            )
+        kinds = [type(item).__name__ for item in data if not isinstance(item, torch.Tensor)]
+        if kinds:
+            raise ValueError(
+                f"ModulePotential: data must be tensors of all examples, got {', '.join(kinds)}"
+            )
+        chunk = checked_whole("ModulePotential: chunk", chunk)
         if not data or any(item.ndim == 0 or len(item) != len(data[0]) for item in data):
             raise ValueError(
                 "ModulePotential: data must be tensors with one row an example, "
@@ -125,6 +140,7 @@ class ModulePotential:
         for name, view in self._layout.views(flat_row).items():
             own[name].copy_(view)
 
+    @torch.no_grad()  # what else the loss calls, or the data come from, has gradients of its own
     def __call__(
         self,
         weights: torch.Tensor,  # (C, N)
@@ -171,10 +187,11 @@ class ModulePotential:
 
         own = [self._of_dtype(item[indices], row.dtype) for item in self.data]
         each = self.loss(network, *own)
-        if each.shape != indices.shape:
+        if not isinstance(each, torch.Tensor) or each.shape != indices.shape:
+            got = tuple(each.shape) if isinstance(each, torch.Tensor) else type(each).__name__
             raise ValueError(
                 f"ModulePotential: loss must return {tuple(indices.shape)}, one an example, "
-                f"got {tuple(each.shape)}"
+                f"got {got}"
             )
         return each
 
@@ -220,3 +237,20 @@ class ModulePotential:
                 "ModulePotential: the loss of an example must not depend on the others, got "
                 f"{float(first[0]):.6g} among {len(some)} and {float(alone[0]):.6g} alone"
             )
+        self._check_dependence(weights, some)
+
+    def _check_dependence(self, weights: torch.Tensor, some: torch.Tensor) -> None:
+        """ValueError where U has no slope: not here, as it may where the loss is least, and not
+        beside it."""
+        random = torch.Generator().manual_seed(0)
+        away = torch.randn(len(weights), generator=random).to(weights)
+        size = weights.square().mean().sqrt().clamp(min=1e-2)
+        shares = torch.ones_like(some, dtype=weights.dtype)
+        for at in (weights, weights + 0.1 * size * away):
+            slopes, _ = grad_and_value(self._weighted_loss)(at, some, shares)
+            if bool((slopes != 0).any()):
+                return
+        raise ValueError(
+            "ModulePotential: the loss must depend on the network it is given (its first argument, "
+            "not the module itself, and not detached), got a gradient of zero"
+        )

@@ -13,9 +13,15 @@ from thermosphere.ops.minibatch import Minibatch
 class Regularised:
     """U(w) + (λ/2)|w|² + (γ/2)|w - w_ref|², λ = `ridge`, γ = `tether`, w_ref = `reference`.
 
-    `reference` is (N,) for all chains or (C, N), one row a chain. The harmonic terms are exact,
-    also in a mini-batch. Raises ValueError for a negative or not finite constant, or a tether
-    without a reference of N weights.
+    `reference` is (N,) or (1, N) for all chains or (C, N), one row a chain. The harmonic terms are
+    exact, also in a mini-batch, and part of U: of what a sampler returns, too. The loss without
+    them is `potential(state.weights)[0]` of the potential inside.
+
+    With a tether and `constrained=False` a sampler stays around the reference, as local learning
+    coefficients need it: γ in units of T.
+
+    Raises ValueError for a negative or not finite constant, or a tether without a finite reference
+    of N weights.
     """
 
     def __init__(
@@ -30,13 +36,21 @@ class Regularised:
                 raise ValueError(f"Regularised: {name} must be at least 0 and finite, got {value}")
         if tether > 0.0 and reference is None:
             raise ValueError("Regularised: a tether needs reference weights, got None")
-        if reference is not None and (
-            reference.ndim not in (1, 2) or reference.shape[-1] != potential.parameters
-        ):
-            raise ValueError(
-                f"Regularised: reference must be (N,) or (C, N) with N = {potential.parameters}, "
-                f"got {tuple(reference.shape)}"
-            )
+        if reference is not None:
+            if not isinstance(reference, torch.Tensor):
+                raise ValueError(
+                    f"Regularised: reference must be a tensor, got {type(reference).__name__}"
+                )
+            if reference.ndim not in (1, 2) or reference.shape[-1] != potential.parameters:
+                raise ValueError(
+                    "Regularised: reference must be (N,) or (C, N) with N = "
+                    f"{potential.parameters}, got {tuple(reference.shape)}"
+                )
+            if not bool(reference.isfinite().all()):
+                raise ValueError("Regularised: reference must be finite, got NaN or infinity")
+            reference = reference.detach()
+            if reference.shape[:-1] == (1,):
+                reference = reference[0]
         self.potential = potential
         self.ridge = ridge
         self.tether = tether
@@ -81,6 +95,11 @@ class Regularised:
         """Slope of the harmonic terms, (R, N), at `weights` (R, N) of the chains `rows` (R,)."""
         gradient = self.ridge * weights
         if self.tether > 0.0 and self.reference is not None:
+            if self.reference.ndim == 2 and len(self.reference) <= int(rows.max()):
+                raise ValueError(
+                    "Regularised: reference must be (N,) or have a row for every chain, "
+                    f"got {tuple(self.reference.shape)}"
+                )
             reference = self.reference if self.reference.ndim == 1 else self.reference[rows]
             gradient = gradient + self.tether * (weights - reference.to(weights))
         if isinstance(self.potential, Regularised):

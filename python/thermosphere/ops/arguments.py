@@ -1,6 +1,9 @@
-"""What a pointer handed to the compiled core needs, checked where it is made."""
+"""What a pointer handed to the compiled core needs, checked where it is made; and numbers."""
 
 from __future__ import annotations
+
+import operator
+from numbers import Real
 
 import torch
 
@@ -84,3 +87,18 @@ def addresses(*tensors: torch.Tensor | None) -> list[int]:
 
 def _sizes(shape: tuple[int | str, ...]) -> str:
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+
+
+def checked_whole(name: str, number: int) -> int:
+    """The number. Raises ValueError where it is no whole number (1.0 is none)."""
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, got {number!r}") from None
+
+
+def checked_real(name: str, number: float) -> float:
+    """The number. Raises ValueError where it is none."""
+    if isinstance(number, bool) or not isinstance(number, Real):
+        raise ValueError(f"{name} must be a number, got {number!r}")
+    return number

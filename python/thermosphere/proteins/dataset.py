@@ -184,7 +184,8 @@ def make_data_set(
     total = sum(sizes.values())
     if len(tokens) < total:
         raise ValueError(
-            f"make_data_set: {train} + {validation} + {test} = {total} sequences needed, "
+            f"make_data_set: train + validation + test = {train} + {validation} + {test} = {total} "
+            "sequences needed (data.train, data.validation and data.test of a run), "
             f"got {len(tokens)}"
         )
     if seed < 0:

@@ -30,6 +30,7 @@ from thermosphere.runs.config import (
     Structure,
     Training,
 )
+from thermosphere.sampling.options import LangevinOptions
 
 FILES = (
     ("structure", "file"),
@@ -168,6 +169,12 @@ def _check(config: Config, where: str) -> None:
                 f"{where}: models.{name}.sampling.test_sequences must be <= data.test = "
                 f"{config.data.test}, "
                 f"got {model.sampling.test_sequences}"
+            )
+        most = max(config.data.train, LangevinOptions().batch or 0)
+        if model.sampling.batch != "all" and model.sampling.batch > most:
+            raise ValueError(
+                f"{where}: models.{name}.sampling.batch must be <= data.train = "
+                f"{config.data.train}, got {model.sampling.batch}"
             )
         if 0 < model.sampling.draws_max < model.sampling.draws:
             raise ValueError(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from thermosphere.proteins.alphabet import ALPHABET
 from thermosphere.proteins.couplings import GAP, read_couplings
+from thermosphere.proteins.fasta import read_sequences
 from thermosphere.proteins.interactions import read_interactions
 from thermosphere.proteins.potts import PottsModel, interaction_matrix
 from thermosphere.proteins.structure import ContactMap
@@ -62,9 +63,16 @@ def check_networks_read(letters: str, states: int) -> None:
 
 
 def check_readable(config: Config) -> None:
-    """The same of sequences that are yet to be sampled, before any is."""
+    """ValueError or OSError where sequences that are yet to be read or sampled will not do, before
+    anything is made of them."""
     settings = config.sequences
     if settings.file is not None:
+        found, data = len(read_sequences(settings.file)), config.data
+        if found < data.train + data.validation + data.test:
+            raise ValueError(
+                f"{settings.file}: data.train + data.validation + data.test = {data.train} + "
+                f"{data.validation} + {data.test} sequences needed, got {found}"
+            )
         return
     if settings.couplings is not None:
         model = sequence_model(config, None, lambda line: None)

@@ -34,6 +34,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from thermosphere.models.potential import Potential, device_of
+from thermosphere.ops.arguments import checked_whole
 from thermosphere.ops.philox import Stream, chain_normals, uniform
 from thermosphere.sampling.hmc_state import HybridMonteCarloState
 from thermosphere.sampling.rattle import (
@@ -45,13 +46,14 @@ from thermosphere.sampling.rattle import (
     tangent,
 )
 from thermosphere.sampling.start import (
+    check_temperatures,
     checked_freedom,
     checked_identities,
     checked_masses,
+    checked_potential,
     checked_seed,
     checked_temperature,
     checked_weights,
-    checked_whole,
 )
 from thermosphere.sampling.uninterrupted import Uninterrupted
 
@@ -107,6 +109,7 @@ class HybridMonteCarlo:
         metric_correction: bool = True,
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        checked_potential(potential)
         if device_of(potential).type != "cpu":
             raise ValueError(
                 f"hmc: expected a potential on the CPU, got one on {device_of(potential)}"
@@ -206,6 +209,7 @@ class HybridMonteCarlo:
         Called again it goes on tuning: 60 and 40 trajectories end where 100 do. These trajectories
         do not sample the law; the counts of acceptance begin after them.
         """
+        check_temperatures("warm_up", state.temperature, self.temperature)
         total = torch.zeros_like(state.losses)
         for done in range(1, _positive("warm_up", trajectories) + 1):
             with Uninterrupted():
@@ -233,6 +237,7 @@ class HybridMonteCarlo:
     ) -> torch.Tensor:
         """Advance every chain by ``trajectories``, in place; returns the mean U after them, (C,)
         float64. on_trajectory(done) is called after each."""
+        check_temperatures("run", state.temperature, self.temperature)
         total = torch.zeros_like(state.losses)
         for done in range(1, _positive("run", trajectories) + 1):
             with Uninterrupted():
@@ -321,6 +326,6 @@ class HybridMonteCarlo:
 
 
 def _positive(method: str, trajectories: int) -> int:
-    if trajectories < 1:
+    if checked_whole(f"{method}: trajectories", trajectories) < 1:
         raise ValueError(f"{method}: trajectories must be >= 1, got {trajectories}")
     return trajectories

@@ -25,6 +25,7 @@ from dataclasses import fields, replace
 import torch
 
 from thermosphere.models.potential import Potential, device_of
+from thermosphere.ops.arguments import checked_whole
 from thermosphere.ops.philox import Stream
 from thermosphere.sampling.adaptation import Adaptation
 from thermosphere.sampling.derived import noise_scales
@@ -35,9 +36,11 @@ from thermosphere.sampling.noise_adaptation import NoiseAdaptation
 from thermosphere.sampling.options import LangevinOptions
 from thermosphere.sampling.recorder import Recorder
 from thermosphere.sampling.start import (
+    check_temperatures,
     checked_freedom,
     checked_identities,
     checked_masses,
+    checked_potential,
     checked_seed,
     checked_temperature,
     checked_weights,
@@ -94,7 +97,13 @@ class Langevin:
                     f"sampler: unknown option {name!r}, expected one of {sorted(known)}"
                 )
         self.options = replace(options or LangevinOptions(), **changes)  # type: ignore[arg-type]
-        self.potential = potential
+        self.potential = checked_potential(potential)
+        most = max(potential.examples, LangevinOptions().batch or 0)  # the default always goes
+        if self.options.batch is not None and self.options.batch > most:
+            raise ValueError(
+                f"sampler: batch must be at most the {potential.examples} examples, got "
+                f"{self.options.batch}; None is the whole set"
+            )
         self.temperature = checked_temperature(temperature)
         self.seed = checked_seed(seed)
         modes = HeldModes(potential, self.options, seed)
@@ -175,7 +184,7 @@ class Langevin:
         self, state: LangevinState, moves: int, on_moves: Callable[[int], None] | None = None
     ) -> torch.Tensor:
         """Advance every chain by ``moves``, in place; returns the mean mini-batch loss of each
-        chain, (C,) float64.
+        chain, (C,) float64, with the harmonic terms where the potential has any.
 
         A mini-batch does not depend on the weights it is evaluated at, so that mean estimates ⟨U⟩
         without bias.
@@ -183,13 +192,15 @@ class Langevin:
         where the potential is neither fused nor captured, else about every fifth of a second. The
         bits do not depend on the cuts. Ctrl-C comes between bursts too, and leaves a state to go on
         from; pressed again it comes at once, and the state is spent.
-        Raises :class:`UnreachableSphereError` naming chain, step, dt and T_ratio: that chain keeps
-        its last good weights and momenta, the others may have gone on, so the state as a whole is
-        spent, as after an error of the potential's own: go on from a copy or a checkpoint
-        (``state.tensors()``), with a smaller step.
+        Raises ValueError for a state of other temperatures (go on at others from
+        ``init(state.weights)``), and :class:`UnreachableSphereError` naming chain, step, dt and
+        T_ratio: that chain keeps its last good weights and momenta, the others may have gone on, so
+        the state as a whole is spent, as after an error of the potential's own: go on from a copy
+        or a checkpoint (``state.tensors()``), with a smaller step.
         """
-        if moves < 1:
+        if checked_whole("run: moves", moves) < 1:
             raise ValueError(f"run: moves must be >= 1, got {moves}")
+        check_temperatures("run", state.temperature, self.temperature)
         chains = len(state.temperature)
         loss_sums = torch.zeros(chains, dtype=torch.float64)
         derived = self.moves.derive(state)

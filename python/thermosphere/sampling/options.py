@@ -5,44 +5,85 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from thermosphere.ops.arguments import checked_real, checked_whole
 from thermosphere.sampling.masses import T_RATIO_LIMIT
-from thermosphere.sampling.start import checked_whole
 
 SCHEMES = ("leapfrog", "paper")
 WHOLE = (
     *("batch", "modes", "average_axis", "noise_draws", "noise_draws_max"),
     *("adapt_every", "adapt_every_max"),
 )
+REAL = (
+    *("dt", "m1", "t_ratio", "t_ratio_max", "t_ratio_cap", "displacement", "stiffness"),
+    *("noise_tolerance", "unchanged_tolerance", "reset_probability"),
+)
 
 
 @dataclass(frozen=True)
 class LangevinOptions:
-    """The sampler's numbers; ``None`` means: by the rule in the comment.
+    """The sampler's numbers. ``None`` where it is the default means: by a rule, given below.
 
     Scheme ``paper`` is Eq. 34-41 of arXiv 2603.29529; how masses follow the noise is that of
     appendix D and its reference [26], in masses.py.
+
+    Parameters
+    ----------
+    scheme: "leapfrog" (one gradient a move) or "paper" (two).
+    constrained: keep |w|² = Q; False samples exp(-U/T) of all weights.
+    metric_correction: targets exp(-U/T) itself where masses differ, on the sphere (elsewhere none
+        is needed); default on for leapfrog.
+    batch: examples drawn a mini-batch, with replacement, so that of S examples a batch of S holds
+        63 %; None: the whole set, without gradient noise.
+    dt: time step; masses are in its units, and default ones follow it.
+    m1: friction, c1² = 1 - m1², in (0, 1): momenta last for about m1^-2 moves.
+
+    With mini-batches:
+
+    t_ratio: share of the noise that mini-batches make, in (0, 0.5]; the larger, the lighter the
+        masses and the larger bias and step. Default: what moves a weight by ``displacement``, at
+        most ``t_ratio_cap``.
+    t_ratio_max: masses rise where the share comes above it; default 2 t_ratio (paper: t_ratio).
+    t_ratio_cap, displacement: of the default t_ratio; the latter in units of sqrt(Q / N).
+    variance_floor: least variance that masses are made of, a number or "median"; default that
+        (paper: 1e-8).
+    average_axis: variances are averaged over this axis of every tensor and those after it.
+    noise_draws, noise_draws_max, noise_tolerance: mini-batches a round of the noise estimate, at
+        most, and the relative error at which it stops.
+    unchanged_tolerance, reset_probability: when an estimate counts as unchanged, and how often the
+        wait for the next begins anew.
+
+    With the whole set:
+
+    stiffness: ω dt of the stiffest mode, in (0, 2): unstable from 2, biased towards it.
+    modes: how many stiffest directions have masses of their own (leapfrog).
+
+    Both:
+
+    adapt_every, adapt_every_max: moves between looks at the masses, which unchanged ones make
+        longer; 0: never again.
+
+    Masses by hand are an argument of :meth:`Langevin.init`. Raises ValueError for a number out of
+    range, or one that has no effect beside the others.
     """
 
     scheme: str = "leapfrog"
-    constrained: bool = True  # keep |w|² = Q
-    metric_correction: bool | None = None  # leapfrog: on; paper: off
-    batch: int | None = 64  # examples drawn a mini-batch; None: the whole set, no gradient noise
-    dt: float = 1.0  # time step
-    m1: float = 0.1  # friction: c1² = 1 - m1²
-    t_ratio: float | None = None  # share of the noise from mini-batches; masses.default_t_ratio
-    t_ratio_max: float | None = None  # masses rise above it; leapfrog: 2 t_ratio, paper: t_ratio
-    t_ratio_cap: float = 1e-2  # largest default t_ratio
-    displacement: float = 0.005  # ε of the default t_ratio, in units of sqrt(Q / N)
-    stiffness: float = 0.8  # largest ω dt of the stiffest mode where batch is None; unstable from 2
-    modes: int = 0  # stiffest directions with masses of their own, where batch is None (leapfrog)
-    variance_floor: str | float | None = None  # leapfrog: "median"; paper: 1e-8
-    average_axis: int | None = None  # average v over this tensor axis and those after it
-    noise_draws: int = 100  # mini-batches a round of the noise estimate
+    constrained: bool = True
+    metric_correction: bool | None = None
+    batch: int | None = 64
+    dt: float = 1.0
+    m1: float = 0.1
+    t_ratio: float | None = None
+    t_ratio_max: float | None = None
+    t_ratio_cap: float = 1e-2
+    displacement: float = 0.005
+    stiffness: float = 0.8
+    modes: int = 0
+    variance_floor: str | float | None = None
+    average_axis: int | None = None
+    noise_draws: int = 100
     noise_draws_max: int = 1000
     noise_tolerance: float = 0.1
-    adapt_every: int = (
-        1000  # moves between estimates, times the streak of unchanged ones; 0 = never
-    )
+    adapt_every: int = 1000
     adapt_every_max: int = 50_000
     unchanged_tolerance: float = 0.1
     reset_probability: float = 0.1
@@ -55,6 +96,19 @@ class LangevinOptions:
         for name in WHOLE:
             if getattr(self, name) is not None:
                 checked_whole(f"sampler: {name}", getattr(self, name))
+        for name in REAL:
+            if getattr(self, name) is not None:
+                checked_real(f"sampler: {name}", getattr(self, name))
+        for name in ("constrained", "metric_correction"):
+            value = getattr(self, name)
+            if not isinstance(value, bool) and (name == "constrained" or value is not None):
+                raise ValueError(f"sampler: {name} must be True or False, got {value!r}")
+        for name in ("t_ratio", "t_ratio_max"):
+            if self.batch is None and getattr(self, name) is not None:
+                raise ValueError(
+                    f"sampler: {name} is of mini-batches, got {getattr(self, name)} and batch = "
+                    "None (the whole set)"
+                )
         for name in ("dt", "displacement", "t_ratio_cap", "noise_tolerance", "unchanged_tolerance"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(

@@ -4,15 +4,22 @@ chains."""
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 
 import torch
 
+from thermosphere.models.potential import Potential
+from thermosphere.ops.arguments import checked_whole
+
 
 def checked_temperature(temperature: float | Sequence[float] | torch.Tensor) -> torch.Tensor:
     """One T a chain, (C,) float64. Raises ValueError where one is not positive and finite."""
-    values = torch.atleast_1d(torch.as_tensor(temperature, dtype=torch.float64))
+    try:
+        values = torch.atleast_1d(torch.as_tensor(temperature, dtype=torch.float64))
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"sampler: temperature must be one positive number a chain, got {temperature!r}"
+        ) from None
     if values.ndim != 1 or not len(values) or not bool(((values > 0) & values.isfinite()).all()):
         raise ValueError(
             f"sampler: temperature must be one positive number a chain, got {values.tolist()}"
@@ -27,12 +34,24 @@ def checked_seed(seed: int) -> int:
     return seed
 
 
-def checked_whole(name: str, number: int) -> int:
-    """The number. Raises ValueError where it is no whole number (1.0 is none)."""
-    try:
-        return operator.index(number)
-    except TypeError:
-        raise ValueError(f"{name} must be a whole number, got {number!r}") from None
+def checked_potential(potential: Potential) -> Potential:
+    """The potential. Raises ValueError where it is none."""
+    for name in ("parameters", "examples"):
+        if not isinstance(getattr(potential, name, None), int):
+            raise ValueError(
+                f"sampler: potential must be a Potential (ModulePotential for a torch.nn.Module), "
+                f"got {type(potential).__name__}"
+            )
+    return potential
+
+
+def check_temperatures(method: str, own: torch.Tensor, wanted: torch.Tensor) -> None:
+    """Raises ValueError where a state's temperatures (C,) are not the sampler's."""
+    if not torch.equal(own.cpu(), wanted.cpu()):
+        raise ValueError(
+            f"{method}: the state must have the sampler's temperatures {wanted.tolist()}, got "
+            f"{own.tolist()}; init(state.weights) goes on at others"
+        )
 
 
 def checked_freedom(parameters: int, *, constrained: bool) -> None:
@@ -55,7 +74,13 @@ def checked_weights(
     """A copy of the weights, (C, N) of this dtype, and their Q, (C,) float64; a `norm2` given
     rescales them to it. Raises ValueError for a wrong shape, numbers that are not finite, or |w|² =
     0 where it must not be."""
-    weights = torch.as_tensor(weights)
+    try:
+        weights = torch.as_tensor(weights)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"init: weights must be a tensor ({parameters},) or ({chains}, {parameters}), such as "
+            f"potential.initial(), got {type(weights).__name__}"
+        ) from None
     if weights.shape not in ((parameters,), (chains, parameters)):
         raise ValueError(
             f"init: weights must be ({parameters},) or ({chains}, {parameters}), got "

@@ -60,9 +60,11 @@ class Curvature:
         self, masses: torch.Tensor, iterations: int = ITERATIONS, modes: StiffModes | None = None
     ) -> torch.Tensor:
         """Largest eigenvalue of A, (C,) float64, from below, with masses (C, N), and these modes
-        where there are any (ops/stiff_modes.py)."""
+        where there are any (ops/stiff_modes.py). NaN where A is not finite, as with masses of 0."""
         tridiagonal, _ = self._lanczos(masses, iterations, modes)
-        return torch.linalg.eigvalsh(tridiagonal)[:, -1]
+        finite = tridiagonal.isfinite().all(2).all(1)
+        largest = torch.linalg.eigvalsh(tridiagonal.nan_to_num(0.0, 0.0, 0.0))[:, -1]
+        return torch.where(finite, largest, torch.nan)
 
     def leading(self, masses: torch.Tensor, count: int) -> StiffModes:
         """The ``count`` stiffest modes of A, with masses (C, N), brought down to the next one.
@@ -71,7 +73,7 @@ class Curvature:
         not is a direction like another, whose mass of its own does no harm.
         """
         tridiagonal, basis = self._lanczos(masses, 2 * count, None)
-        values, vectors = torch.linalg.eigh(tridiagonal)
+        values, vectors = torch.linalg.eigh(tridiagonal.nan_to_num(0.0, 0.0, 0.0))
         values, vectors = values.flip(1), vectors.flip(2)
         count = min(count, values.shape[1] - 1)
         stiff = values[:, :count]
