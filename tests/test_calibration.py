@@ -19,6 +19,8 @@ from thermosphere.runs.calibration_table import (
     read_settings,
     save_calibrations,
 )
+from thermosphere.runs.config import Sampling
+from thermosphere.runs.pilots import calibrated
 from thermosphere.runs.trials import Series, Trial, TrialRun
 from thermosphere.sampling.options import LangevinOptions
 
@@ -114,6 +116,9 @@ def test_settings_are_written_and_read(tmp_path: Path) -> None:
     )
     save_calibrations([found, found], found, tmp_path, "tf1")
     assert read_settings(tmp_path / "calibration.toml") == found.settings()
+    # A T_ratio of the settings is of mini-batches, which the choice has none of.
+    chosen = calibrated(Sampling(t_ratio=1e-3, t_ratio_max=2e-3), tmp_path / "calibration.toml")
+    assert chosen.options() == replace(FULL.options, variance_floor=chosen.variance_floor)
     lines = (tmp_path / "calibration.csv").read_text().splitlines()
     assert len(lines) == 1 + 2 * 3
     assert lines[0].startswith("temperature,trial,milliseconds a move,moves,seconds,<U>")

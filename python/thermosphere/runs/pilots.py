@@ -48,7 +48,10 @@ def lowest_loss(references: References, ladder: Path) -> float:
 
 def calibrated(sampling: Sampling, chosen: Path) -> Sampling:
     """The settings with what the calibration chose."""
-    return msgspec.structs.replace(sampling, **read_settings(chosen))
+    found: dict[str, object] = dict(read_settings(chosen))
+    if found["batch"] == "all":  # what is of mini-batches goes with them
+        found |= {"t_ratio": None, "t_ratio_max": None}
+    return msgspec.structs.replace(sampling, **found)
 
 
 def calibrate_model(
