@@ -57,13 +57,15 @@ def test_paired_differences_take_the_larger_error() -> None:
     def chains(*means: float) -> list[Average]:
         return [Average(mean, 0.03, 100.0, 1.0) for mean in means]
 
-    difference, error = paired_difference(chains(2.1, 3.1), chains(2.0, 3.0))
+    difference, error, freedom, *_ = paired_difference(chains(2.1, 3.1), chains(2.0, 3.0))
     assert difference == pytest.approx(0.1)
     assert error == pytest.approx(0.03)  # √(2 · 0.03² · 2)/2
-    difference, error = paired_difference(chains(2.3, 3.1), chains(2.0, 3.2))
+    assert freedom == 198
+    difference, error, freedom, *_ = paired_difference(chains(2.3, 3.1), chains(2.0, 3.2))
     assert difference == pytest.approx(0.1)
     assert error == pytest.approx(0.2)  # ±0.2 about their mean
-    difference, error = paired_difference(chains(2.1), chains(2.0))
+    assert freedom == 1
+    error = paired_difference(chains(2.1), chains(2.0)).error
     assert error == pytest.approx(0.03 * 2**0.5)
     with pytest.raises(ValueError, match="a chain of both, got 1 and 0"):
         paired_difference(chains(2.0), [])

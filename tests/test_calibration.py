@@ -169,7 +169,10 @@ def test_a_trial_goes_on_where_it_was(trial: Trial, tmp_path: Path) -> None:
     assert after.losses.shape == after.distance.shape == (2, len(after.made))
     steps = np.diff(after.made)
     assert (steps == steps[0]).all()
-    away = (second.state.weights.double() - start.double()).square().sum(1).numpy()
+    # From where the counted moves began: for hybrid Monte Carlo after its warm-up.
+    assert torch.equal(second.origin, first.origin)
+    assert torch.equal(second.origin, start.double()) == (trial.steps == 0)
+    away = (second.state.weights.double() - second.origin).square().sum(1).numpy()
     np.testing.assert_allclose(after.distance[:, -1] * second.norm2, away, rtol=1e-6)
     start = start + 1e-3
     with pytest.raises(ValueError, match="checkpoint must be of the same run: start"):

@@ -214,7 +214,7 @@ def judged(exact_draws: np.ndarray, sampled_draws: np.ndarray, **changed: object
         np.full((2, chains, 400), 1e-4),
         np.full(chains, 320),
         np.full(chains, 0.8),
-        of_peak=1.25,
+        of_unit=1.25,
         lowest=1.0,
         gradients=14_000,
         chains=tuple(range(chains)),
@@ -243,6 +243,33 @@ def test_chains_are_held_against_themselves() -> None:
     assert fair.scatter < 2
 
 
+def test_few_chains_know_their_error_badly() -> None:
+    """Where the spread of the differences is the error, two chains leave it one degree of freedom:
+    six times the reach."""
+    basins = np.array([[0.0], [0.0], [0.0]])
+    spread = np.array([[0.002], [0.006], [0.004]])
+    few, many = (
+        judged(np.tile(draws(2.0, 1)[:1], (k, 1)) + basins[:k], sampled)
+        for k, sampled in (
+            (2, np.tile(draws(2.0, 2)[:1], (2, 1)) + spread[:2]),
+            (3, np.tile(draws(2.0, 2)[:1], (3, 1)) + spread),
+        )
+    )
+    few, many = (replace(one, sampled=tuple(a._replace(error=1e-6) for a in one.sampled),
+                         exact=tuple(a._replace(error=1e-6) for a in one.exact))
+                 for one in (few, many))  # fmt: skip
+    assert few.difference.freedom == 1
+    assert many.difference.freedom == 2
+    assert few.difference.reach > 12 * few.difference.error
+    assert few.bounded is None
+
+
+def test_a_lowest_u_above_the_draws_bounds_nothing() -> None:
+    """With U_min above ⟨U⟩ a bias of nothing is not above 1 % of it."""
+    one = judged(draws(2.0, 1), draws(2.0, 1), lowest=2.5)
+    assert one.bounded is None
+
+
 def test_errors_of_paired_differences() -> None:
     z = [judged(draws(2.0, 2 * k), draws(2.0, 2 * k + 1)).z for k in range(40)]
     assert 0.5 < np.std(z) < 1.1  # the larger of two estimates
@@ -258,7 +285,7 @@ def test_too_few_effective_draws_are_not_judged() -> None:
     # A chain whose every trajectory was refused stands still, and proves nothing.
     still = compare(
         1e-4, np.full((2, 40), 2.0), draws(2.0, 1, chains=2)[:, :40], np.full((2, 2, 40), 1e-4),
-        np.zeros(2), np.zeros(2), of_peak=1.0, lowest=1.0, gradients=1400, chains=(0, 1),
+        np.zeros(2), np.zeros(2), of_unit=1.0, lowest=1.0, gradients=1400, chains=(0, 1),
     )  # fmt: skip
     assert not still.enough
 

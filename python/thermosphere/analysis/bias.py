@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thermosphere.analysis import convergence
+from thermosphere.analysis.significance import Measured
 
 
 class Average(NamedTuple):
@@ -79,12 +80,13 @@ def bias(
     )
 
 
-def paired_difference(sampled: Sequence[Average], exact: Sequence[Average]) -> tuple[float, float]:
-    """(mean over the chains of sampled - exact, its standard error), an average a chain, where a
-    chain's two went on from the same weights: what its basin adds to U drops out.
+def paired_difference(sampled: Sequence[Average], exact: Sequence[Average]) -> Measured:
+    """Mean over the chains of sampled - exact, an average a chain, where a chain's two went on from
+    the same weights: what its basin adds to U drops out.
 
-    The error is the larger of that of the chains' own, √Σ s²/C, and sd/√C of the differences, which
-    sees motion slower than a chain is long. ValueError for no chain or unequal numbers of them.
+    The error is the larger of that of the chains' own, √Σ s²/C (freedom: their effective draws less
+    one each), and sd/√C of the differences, which sees motion slower than a chain is long (freedom
+    C - 1). ValueError for no chain or unequal numbers of them.
     """
     if not sampled or len(sampled) != len(exact):
         raise ValueError(
@@ -94,10 +96,14 @@ def paired_difference(sampled: Sequence[Average], exact: Sequence[Average]) -> t
     differences = np.array([a.mean - b.mean for a, b in zip(sampled, exact, strict=True)])
     own = np.array([math.hypot(a.error, b.error) for a, b in zip(sampled, exact, strict=True)])
     chains = len(differences)
-    error = float(np.sqrt((own**2).sum())) / chains
-    if chains > 1:
-        error = max(error, float(differences.std(ddof=1)) / math.sqrt(chains))
-    return float(differences.mean()), error
+    fewest = [
+        min(a.effective_draws, b.effective_draws) for a, b in zip(sampled, exact, strict=True)
+    ]
+    error, freedom = float(np.sqrt((own**2).sum())) / chains, max(1.0, sum(fewest) - chains)
+    spread = float(differences.std(ddof=1)) / math.sqrt(chains) if chains > 1 else 0.0
+    if spread > error:
+        error, freedom = spread, chains - 1.0
+    return Measured(float(differences.mean()), error, freedom)
 
 
 def at_zero_share(

@@ -22,7 +22,7 @@ import torch
 
 from thermosphere.analysis import convergence
 from thermosphere.analysis.bias import Average, average
-from thermosphere.archive import read_archive, write_archive
+from thermosphere.archive import digest, read_archive, write_archive
 from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.runs.trials import Series, Trial, TrialRun
 from thermosphere.sampling.langevin import Langevin
@@ -280,7 +280,13 @@ def _settled(
     moves: int,
     seed: int,
 ) -> torch.Tensor:
-    wanted = {"temperature": temperature, "moves": moves, "seed": seed}
+    wanted = {
+        "temperature": temperature,
+        "moves": moves,
+        "seed": seed,
+        "start": digest(weights),
+        "norm2": norm2,
+    }
     if path.exists():
         tensors, header = read_archive(path, SETTLED)
         got = {key: header.get(key) for key in wanted}

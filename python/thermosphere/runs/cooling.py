@@ -12,6 +12,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from thermosphere.analysis.thermodynamics import BurnIn
+from thermosphere.archive import read_archive
 from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.proteins.dataset import DataSet
 from thermosphere.runs.chains import StoredChains, disagreeing, settled_at
@@ -55,7 +56,11 @@ def cool_model(
     ladder = sorted(set(temperature.tolist()), reverse=True)
     norm2 = float(samples.attrs["norm2"])
     hottest = (temperature == ladder[0]).nonzero().flatten().numpy()
-    last = torch.from_numpy(read_weights(samples, hottest, [settings.draws - 1])[:, 0])
+    origin = settings.draws
+    if checkpoint.exists():  # of fewer draws, where these were raised since
+        _, header = read_archive(checkpoint, CHECKPOINT)
+        origin = int(header["fingerprint"]["draws"])
+    last = torch.from_numpy(read_weights(samples, hottest, [origin - 1])[:, 0])
     end = min(settled_at(samples, burn_in), default=ladder[-1])
     walked = [(temperature == rung).nonzero().flatten() for rung in ladder if rung >= end]
     with tqdm(
@@ -76,7 +81,7 @@ def cool_model(
             kind=CHECKPOINT,
             belongs_to={
                 "temperatures": ladder,
-                "draws": settings.draws,
+                "draws": origin,
                 "start": float(last.double().square().cumsum(1).sum()),
             },
             bar=bar,
@@ -98,7 +103,7 @@ def cool_model(
                 chains.advance(rows, _further(chains, rows))
             weights = chains.part(rows).weights.cpu()
         for rows in walked:
-            while _at_odds(chains, rows, samples, burn_in):
+            while not _enough(chains, rows, burn_in) or _at_odds(chains, rows, samples, burn_in):
                 chains.advance(rows, _further(chains, rows))
     return store_path
 

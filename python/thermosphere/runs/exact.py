@@ -15,14 +15,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
+import xarray as xr
 from tqdm import tqdm
 
-from thermosphere.archive import read_archive, write_archive
+from thermosphere.archive import digest, read_archive, write_archive
 from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.runs.chains import sampled_potential
 from thermosphere.runs.config import Pilot, Sampling
-from thermosphere.runs.sample import digest
 from thermosphere.runs.store import open_samples, read_weights, written_draws
 from thermosphere.sampling.hmc import HybridMonteCarlo
 from thermosphere.sampling.hmc_state import HybridMonteCarloState
@@ -118,7 +119,11 @@ def check_model(
     rows = chains_near(samples["temperature"].values, [share * unit for share in pilot.exact_at])
     temperature = torch.from_numpy(samples["temperature"].values[rows])
     start = torch.from_numpy(samples["start"].values[rows])
-    weights = torch.from_numpy(read_weights(samples, rows, [written - 1])[:, 0])
+    found = read_archive(path, KIND) if path.exists() else None
+    drawn = np.isfinite(samples["train_loss"].transpose("chain", "draw").values[rows]).sum(1)
+    if found is not None:  # the samples may have gone on since
+        drawn = np.array(found[1].get("draws", [written] * len(rows)))
+    weights = _last_weights(samples, rows, drawn)
     norm2 = float(samples.attrs["norm2"])
     options = settings.options()
     belongs_to = {
@@ -141,8 +146,8 @@ def check_model(
     )
     sampler = Langevin(energy, temperature, seed=seed, options=options)
     moves = moves_of(pilot.exact_steps, options, potential.examples)
-    if path.exists():
-        tensors, header = read_archive(path, KIND)
+    if found is not None:
+        tensors, header = found
         check_fingerprint(path, header["fingerprint"], belongs_to)
         both = [
             Continued.restored("exact", exact, 1, tensors),
@@ -161,6 +166,7 @@ def check_model(
             "kind": KIND,
             "fingerprint": belongs_to,
             "chains": rows.tolist(),
+            "draws": drawn.tolist(),
             "unit": unit,
             "lowest": lowest,
         }
@@ -192,6 +198,17 @@ def check_model(
                 save()
                 saved_at = time.monotonic()
     return path
+
+
+def _last_weights(
+    samples: xr.Dataset, rows: npt.NDArray[np.int64], drawn: npt.NDArray[np.int64]
+) -> torch.Tensor:
+    """Weights (R, N) of draw number ``drawn`` of each of these chains."""
+    weights = np.zeros((len(rows), samples.sizes["parameter"]), np.float32)
+    for count in np.unique(drawn):
+        here = drawn == count
+        weights[here] = read_weights(samples, rows[here], [int(count) - 1])[:, 0]
+    return torch.from_numpy(weights)
 
 
 def chains_near(temperature: np.ndarray, wanted: list[float]) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from thermosphere.analysis import convergence
 from thermosphere.analysis.bias import Average, paired_difference
+from thermosphere.analysis.significance import Measured
 from thermosphere.archive import read_archive
 from thermosphere.runs.exact import FILE, KIND
 
@@ -26,7 +27,6 @@ NEEDED = 10.0  # effective draws of U a chain, in the mean: with fewer their err
 AGREES = 2.0  # standard errors
 SCATTERED = 2.0  # by chance in one check of fifty with three chains
 ALLOWED = 0.01  # bias, as a share of ⟨U⟩ - U_min
-CONFIDENCE = 1.96  # standard errors of a 95 % interval
 
 # Of the tensors of a check's file; the others are what it goes on from.
 READ = (
@@ -37,7 +37,7 @@ READ = (
 
 COLUMNS = (
     "T",
-    "T/T*",
+    "T of the ladder's unit",
     "chain",
     "gradients",
     "<U> exact",
@@ -64,7 +64,7 @@ class Comparison:
     """One temperature, all its chains."""
 
     temperature: float
-    of_peak: float  # T/T*
+    of_unit: float  # T over the T* of the ladder's pilot, or the middle of temperatures given
     lowest: float  # U_min
     gradients: int  # full-batch, a chain, each way
     chains: tuple[int, ...]  # rows of the samples
@@ -79,14 +79,14 @@ class Comparison:
         return float(np.mean([one.mean for one in self.exact])) - self.lowest
 
     @property
-    def difference(self) -> tuple[float, float]:
-        """Of ⟨U⟩, sampled - exact, and its standard error."""
+    def difference(self) -> Measured:
+        """Of ⟨U⟩, sampled - exact."""
         return paired_difference(self.sampled, self.exact)
 
     @property
     def z(self) -> float:
         """The difference in standard errors."""
-        difference, error = self.difference
+        difference, error = self.difference[:2]
         return difference / error if error else math.copysign(math.inf, difference)
 
     @property
@@ -117,18 +117,18 @@ class Comparison:
     def bounded(self) -> bool | None:
         """Whether the bias is below 1 % of ⟨U⟩ - U_min at the 95 % level; None: it may be, or
         not."""
-        difference, error = self.difference
+        difference, reach = abs(self.difference.mean), self.difference.reach
         allowed = ALLOWED * self.excess
-        if abs(difference) + CONFIDENCE * error <= allowed:
+        if difference + reach <= allowed:
             return True
-        return False if abs(difference) - CONFIDENCE * error > allowed else None
+        return False if difference - reach > max(0.0, allowed) else None
 
     def sentence(self) -> str:
         """The verdict, one line."""
-        difference, error = self.difference
+        difference, error = self.difference[:2]
         share, share_error = difference / self.excess, error / self.excess
         text = (
-            f"T = {self.temperature:.3g} ({self.of_peak:.3g} T*): ⟨U⟩ − exact = "
+            f"T = {self.temperature:.3g}: ⟨U⟩ − exact = "
             f"{difference:+.5f} ± {error:.5f} ({self.z:+.1f} standard errors), "
             f"{share:+.2%} ± {share_error:.2%} of ⟨U⟩ − U_min. "
         )
@@ -177,14 +177,14 @@ class Comparison:
         chain: str,
         exact: Average,
         sampled: Average,
-        difference: tuple[float, float],
+        difference: Measured,
         acceptance: Array,
         kinetic: Array,
     ) -> list[float | str]:
-        moved, error = difference
+        moved, error = difference[:2]
         return [
             self.temperature,
-            self.of_peak,
+            self.of_unit,
             chain,
             self.gradients,
             *exact,
@@ -209,8 +209,9 @@ def _over(chains: tuple[Average, ...]) -> Average:
     )
 
 
-def read_comparisons(directory: Path) -> list[Comparison]:
-    """What DIR/exact.safetensors says, rising in T; empty where it holds too few draws yet.
+def read_comparisons(directory: Path, seen: float = math.inf) -> list[Comparison]:
+    """What DIR/exact.safetensors says, rising in T; empty where it holds too few draws yet. seen:
+    the least U of the samples, which may be below what the pilots knew of U_min.
 
     OSError or ValueError where the file is missing or not a check.
     """
@@ -232,8 +233,8 @@ def read_comparisons(directory: Path) -> list[Comparison]:
             kinetic[:, rows],
             accepted[rows],
             acceptance[rows],
-            of_peak=float(t) / header["unit"],
-            lowest=header["lowest"],
+            of_unit=float(t) / header["unit"],
+            lowest=min(header["lowest"], seen),
             gradients=draws * header["fingerprint"]["exact_steps"],
             chains=tuple(header["chains"][row] for row in rows),
         )
@@ -250,7 +251,7 @@ def compare(
     accepted: Array,  # (C,), trajectories
     acceptance: Array,  # (C,)
     *,
-    of_peak: float,
+    of_unit: float,
     lowest: float,
     gradients: int,
     chains: tuple[int, ...],
@@ -264,7 +265,7 @@ def compare(
     ]
     return Comparison(
         temperature,
-        of_peak,
+        of_unit,
         lowest,
         gradients,
         chains,

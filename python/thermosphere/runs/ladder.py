@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 
 from thermosphere.analysis.specific_heat import slope
-from thermosphere.archive import read_archive, write_archive
+from thermosphere.archive import digest, read_archive, write_archive
 from thermosphere.models.potential import Potential
 from thermosphere.sampling.langevin import Langevin
 from thermosphere.sampling.options import LangevinOptions
@@ -101,7 +101,14 @@ def find_ladder(
     is called after each. Raises ValueError where C still rises at the hottest temperature looked
     at, or has its maximum at ``coldest``.
     """
-    expected = {"coldest": coldest, "moves": moves, "seed": seed, "options": repr(options)}
+    expected = {
+        "coldest": coldest,
+        "moves": moves,
+        "seed": seed,
+        "options": repr(options),
+        "start": digest(weights),
+        "norm2": norm2,
+    }
     means: list[list[float]] = []  # a temperature: the chains' ⟨U⟩
     if checkpoint is not None and checkpoint.exists():
         tensors, header = read_archive(checkpoint, KIND)

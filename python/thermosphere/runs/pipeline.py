@@ -56,12 +56,13 @@ from thermosphere.runs.pilots import (
 )
 from thermosphere.runs.provenance import recorded
 from thermosphere.runs.run_directory import SEQUENCES_CHECKPOINT, RunDirectory, stage_seed
-from thermosphere.runs.sample import CHECKPOINT_FILE, sample_model
+from thermosphere.runs.sample import CHECKPOINT_FILE, COOLING, sample_model
 from thermosphere.runs.sequence_model import (
     check_networks_read,
     sequence_model,
     starting_sequence,
 )
+from thermosphere.runs.store import least_loss, open_samples
 from thermosphere.runs.train import train_model, training_checkpoints
 from thermosphere.training import References
 
@@ -265,7 +266,8 @@ class Run(RunDirectory):
             if not settings.sampling.calibrated and not every:
                 continue
             self._done(self.directory / name / "calibration.toml", "calibrate")
-            potential, references = self._potential(name, settings)
+            # Hybrid Monte Carlo, the reference, is on the CPU, and all trials are timed beside it.
+            potential, references = self._potential(name, settings.sampled_on_cpu())
             ladder = self._ladder(name, settings)
             found = calibrate_model(
                 self.directory / name,
@@ -322,7 +324,12 @@ class Run(RunDirectory):
                 resume=self.resume,
                 progress=self.progress,
             )
-            found = read_comparisons(directory)
+            seen = [
+                least_loss(open_samples(directory / store))
+                for store in ("samples.zarr", COOLING)
+                if (directory / store).exists()
+            ]
+            found = read_comparisons(directory, min(seen))
             save_comparisons(found, directory / "exact.csv")
             for one in found:
                 print(f"{name}, {one.sentence()}", flush=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from thermosphere.runs.claims import in_units_of_peak
 from thermosphere.runs.exact import FILE
 from thermosphere.runs.exact_table import COLUMNS, Comparison, read_comparisons
 from thermosphere.runs.product import Cell, Data, Product
 from thermosphere.runs.report import Table
+from thermosphere.runs.store import least_loss
 from thermosphere.runs.studied_run import StudiedRun
 
 
@@ -18,16 +20,16 @@ def exact(run: StudiedRun) -> Product | None:
     for name in run.studies:
         if not (run.directory / name / FILE).is_file():
             continue
-        for one in read_comparisons(run.directory / name):
+        for one in read_comparisons(run.directory / name, least_loss(run.studies[name].samples)):
             text.append(f"{name}, {one.sentence()}")
             if not one.enough:
                 doubtful.append(len(shown))
-            shown.append(_shown(name, one))
+            shown.append([name, in_units_of_peak(run.studies[name], one.temperature), *_shown(one)])
             rows += [[name, *row] for row in one.rows()]
     if not shown:
         return None
     columns = [
-        "model", "T/T*", "chains", "gradients", "⟨U⟩ exact", "⟨U⟩ − exact", "z", "of ⟨U⟩ − U_min",
+        "model", "", "chains", "gradients", "⟨U⟩ exact", "⟨U⟩ − exact", "z", "of ⟨U⟩ − U_min",
         "ESS a chain, exact", "and ours", "acceptance", "T_kin/T exact", "and ours",
     ]  # fmt: skip
     return Product(
@@ -47,12 +49,10 @@ def exact(run: StudiedRun) -> Product | None:
     )
 
 
-def _shown(name: str, one: Comparison) -> list[str]:
-    difference, error = one.difference
+def _shown(one: Comparison) -> list[str]:
+    difference, error = one.difference[:2]
     chains = len(one.chains)
     return [
-        name,
-        f"{one.of_peak:.3g}",
         str(chains),
         f"{one.gradients:,}",
         f"{one.excess + one.lowest:.4f}",

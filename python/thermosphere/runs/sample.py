@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from thermosphere.analysis.thermodynamics import BurnIn
+from thermosphere.archive import digest
 from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.proteins.dataset import DataSet
 from thermosphere.runs.chains import StoredChains, disagreeing, place, settled_at
@@ -144,11 +144,3 @@ def new_store(
             "config": config,
         },
     )
-
-
-def digest(*tensors: torch.Tensor) -> str:
-    """What tells one set of numbers from another, 16 hexadecimal digits."""
-    hashed = hashlib.sha256()
-    for tensor in tensors:
-        hashed.update(tensor.cpu().contiguous().numpy().tobytes())
-    return hashed.hexdigest()[:16]

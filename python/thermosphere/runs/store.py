@@ -166,6 +166,12 @@ def written_draws(samples: xr.Dataset) -> int:
     return int(np.isfinite(samples["train_loss"].values).all(axis=0).sum())
 
 
+def least_loss(samples: xr.Dataset) -> float:
+    """The least U of the training set in the draws; inf where none is written."""
+    losses = samples["train_loss"].values
+    return float(losses[np.isfinite(losses)].min(initial=np.inf))
+
+
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Turn whatever a damaged store raises (zarr and its codecs raise many kinds) into one line."""

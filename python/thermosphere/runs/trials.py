@@ -82,6 +82,7 @@ class TrialRun:
     ) -> None:
         self.trial, self.path, self.potential = trial, path, potential
         self.start, self.norm2 = start, norm2
+        self.origin = start.double()  # of distances
         chains = len(start)
         self.losses = np.zeros((chains, 0))
         self.distance = np.zeros((chains, 0))
@@ -94,6 +95,7 @@ class TrialRun:
             "seed": seed,
             "trial": repr(asdict(trial)),
             "start": float(start.double().square().cumsum(1).sum()),
+            "distances": "from the end of a warm-up",
         }
         temperatures = [temperature] * chains
         self.sampler: Any
@@ -140,6 +142,7 @@ class TrialRun:
             while time.perf_counter() < begun + seconds:
                 if isinstance(self.state, HybridMonteCarloState) and self.state.tuned < WARM_UP:
                     self.sampler.warm_up(self.state, 1)
+                    self.origin = self.state.weights.clone()  # its way here is not counted
                 elif not self.every:
                     self.every = self._pace(seconds)
                 else:
@@ -173,7 +176,7 @@ class TrialRun:
         self._advance(self.every)
         weights = self.state.weights
         losses = self.potential.evaluate(weights.float())[0].numpy()
-        distance = (weights.double() - self.start.double()).square().sum(1).numpy() / self.norm2
+        distance = (weights.double() - self.origin).square().sum(1).numpy() / self.norm2
         self.losses = np.concatenate([self.losses, losses[:, None]], 1)
         self.distance = np.concatenate([self.distance, distance[:, None]], 1)
         self.made = np.append(self.made, float(self.moves))
@@ -183,6 +186,7 @@ class TrialRun:
             "draws.losses": torch.from_numpy(self.losses),
             "draws.distance": torch.from_numpy(self.distance),
             "draws.made": torch.from_numpy(self.made),
+            "draws.origin": self.origin,
             **self.state.tensors(),
         }
         header = {
@@ -202,6 +206,7 @@ class TrialRun:
         self.losses = tensors.pop("draws.losses").numpy()
         self.distance = tensors.pop("draws.distance").numpy()
         self.made = tensors.pop("draws.made").numpy()
+        self.origin = tensors.pop("draws.origin")
         self.moves, self.seconds = header["moves"], header["seconds"]
         self.failure, self.every = header["failure"], header["every"]
         self.spent = header["spent"]
