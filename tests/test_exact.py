@@ -28,7 +28,7 @@ from thermosphere.runs.exact_table import (
     read_comparisons,
     save_comparisons,
 )
-from thermosphere.runs.store import OBSERVABLES, SampleStore
+from thermosphere.runs.store import OBSERVABLES, SampleStore, open_samples
 from thermosphere.sampling import full_batch
 from thermosphere.sampling.langevin import Langevin
 from thermosphere.sampling.options import LangevinOptions
@@ -144,6 +144,27 @@ def test_a_planted_bias_is_found(
     assert "Disagree, not within 2 standard errors; the bias is above 1 %" in one.sentence()
     if temperature == 1.0:
         assert one.excess == pytest.approx(exact_energy(1.0), rel=0.03)  # that side has none of it
+
+
+def test_every_chain_goes_on_from_its_own_last_draw(tmp_path: Path) -> None:
+    toy = Toy(N)
+    sampled(tmp_path, toy)
+    store = SampleStore.open(
+        tmp_path / "samples.zarr", draws=3, chains=CHAINS * len(LADDER), parameters=N
+    )
+    late = np.arange(CHAINS)  # of the first temperature: these went on
+    new = start_weights(CHAINS, seed=4)
+    store.write(2, dict.fromkeys(OBSERVABLES, torch.zeros(CHAINS)), new, torch.from_numpy(late))
+    samples = open_samples(tmp_path / "samples.zarr")
+    rows = np.array([CHAINS, 1, 0])
+    found = exact._last_weights(samples, rows, np.array([2, 3, 3]))
+    assert torch.equal(found[1:], new[[1, 0]])
+    assert np.array_equal(found[0].numpy(), samples["weights"].values[CHAINS, 1])
+    settings = msgspec.structs.replace(SETTINGS, draws=2)
+    pilot = msgspec.structs.replace(PILOT, exact_at=[LADDER[0], LADDER[1]])
+    check(tmp_path, pilot=pilot, settings=settings)
+    _, header = read_archive(tmp_path / exact.FILE, exact.KIND)
+    assert header["draws"] == [3] * CHAINS + [2] * CHAINS
 
 
 def test_a_killed_check_goes_on_bit_for_bit_and_grows(

@@ -195,6 +195,24 @@ def test_where_the_two_sets_differ_the_first_goes_on_and_then_the_second(
             np.testing.assert_array_equal(found[variable].values[:, :first], kept[variable].values)
 
 
+def test_with_more_draws_all_goes_on_from_where_it_began(directory: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(directory, run)
+    before = open_samples(directory / "tf1-small" / "cooling.zarr")
+    first = before.sizes["draw"]
+    more = ["--set", f"models.tf1-small.sampling.draws={first + 2}"]
+    for stage in ("sample", "cool", "exact"):
+        again = ["-o", str(run), "--quiet", "--threads", "1", "--resume", *more]
+        assert main([stage, *again]) == 0, stage
+    for name in ("samples", "cooling"):
+        found = open_samples(run / "tf1-small" / f"{name}.zarr")
+        assert np.isfinite(found["train_loss"].values).all()
+        assert found.sizes["draw"] == first + 2
+    np.testing.assert_array_equal(
+        found["train_loss"].values[:, :first], before["train_loss"].values
+    )
+
+
 def test_a_killed_cooling_goes_on_bit_for_bit(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
