@@ -13,7 +13,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
-#include <system_error>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -28,7 +28,8 @@ struct Runtime {
 };
 
 // libgomp does not survive fork: a child would wait for ever for workers that were not copied into it. So
-// there the work goes to std::thread.
+// there the work goes to std::thread. A fork before this is loaded goes unseen: a child that is to import the
+// package needs it imported before, or THERMOSPHERE_THREADING=std.
 std::atomic<bool> forked{false};
 [[maybe_unused]] const int fork_watch = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
@@ -77,15 +78,22 @@ struct Team {
   int64_t tasks;
   void (*body)(void*, int64_t);
   void* context;
+  std::atomic<bool> failed{false};
+  std::exception_ptr error;  // of the first task that threw; written by one thread, read after all are done
 };
 
 // A thread takes contiguous shares until none is left: right also when the runtime grants fewer threads.
+// Nothing may be thrown through an OpenMP runtime's frames or out of a thread.
 void work(void* data) {
   Team& team = *static_cast<Team*>(data);
-  for (int share = team.next_share++; share < team.shares; share = team.next_share++) {
-    const int64_t first = team.tasks * share / team.shares;
-    const int64_t last = team.tasks * (share + 1) / team.shares;
-    for (int64_t task = first; task < last; ++task) team.body(team.context, task);
+  try {
+    for (int share = team.next_share++; share < team.shares; share = team.next_share++) {
+      const int64_t first = team.tasks * share / team.shares;
+      const int64_t last = team.tasks * (share + 1) / team.shares;
+      for (int64_t task = first; task < last; ++task) team.body(team.context, task);
+    }
+  } catch (...) {
+    if (!team.failed.exchange(true)) team.error = std::current_exception();
   }
 }
 
@@ -97,20 +105,21 @@ void parallel_for(int64_t tasks, int threads, void (*body)(void*, int64_t), void
     for (int64_t task = 0; task < tasks; ++task) body(context, task);
     return;
   }
-  Team team{.shares = shares, .tasks = tasks, .body = body, .context = context};
+  Team team{.shares = shares, .tasks = tasks, .body = body, .context = context, .error = nullptr};
   if (has_openmp()) {
     runtime().parallel(work, &team, static_cast<unsigned>(shares), 0);
-    return;
+  } else {
+    std::vector<std::thread> others;
+    others.reserve(static_cast<size_t>(shares) - 1);
+    try {
+      for (int i = 1; i < shares; ++i) others.emplace_back(work, &team);
+    } catch (const std::exception&) {
+      // No more threads to be had: those there are take all shares.
+    }
+    work(&team);
+    for (std::thread& other : others) other.join();
   }
-  std::vector<std::thread> others;
-  others.reserve(static_cast<size_t>(shares) - 1);
-  try {
-    for (int i = 1; i < shares; ++i) others.emplace_back(work, &team);
-  } catch (const std::system_error&) {
-    // No more threads to be had: those there are take all shares.
-  }
-  work(&team);
-  for (std::thread& other : others) other.join();
+  if (team.error) std::rethrow_exception(team.error);
 }
 
 std::string parallel_backend() { return has_openmp() ? runtime().name : "std::thread"; }

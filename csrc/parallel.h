@@ -8,7 +8,8 @@
 namespace thermosphere {
 
 // Runs body(context, task) for every task in [0, tasks), each once, on up to `threads` threads, and returns
-// when all are done. Which thread runs a task is not fixed; bodies must not depend on it.
+// when all are done. Which thread runs a task is not fixed; bodies must not depend on it. What the first task
+// to throw threw is thrown again, when all threads have ended.
 void parallel_for(int64_t tasks, int threads, void (*body)(void* context, int64_t task), void* context);
 
 template <class Body>

@@ -23,6 +23,7 @@ from thermosphere.analysis.contacts import mean_attention
 from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.ops import langevin_step, langevin_step_call, philox
 from thermosphere.ops.minibatch import Minibatch, redraw_minibatch
+from thermosphere.runs import chains as runs_chains
 from thermosphere.runs import sample as runs_sample
 from thermosphere.runs.config import Sampling
 from thermosphere.runs.sample import sample_model
@@ -175,6 +176,8 @@ class QuadraticThere(NoisyQuadratic):
 
 def sampler(potential: NoisyQuadratic, recorder: CallRecorder | None, **options: Any) -> Langevin:
     numbers = {"batch": 8, "seed": 3, "noise_draws": 20, "noise_draws_max": 40, "t_ratio": 0.02}
+    if "batch" in options and options["batch"] is None:
+        del numbers["t_ratio"]
     return Langevin(potential, [0.5, 1.0, 2.0], recorder=recorder, **{**numbers, **options})
 
 
@@ -319,8 +322,9 @@ def test_a_run_there_writes_the_files_of_the_cpu(
     kind: type[MaskedLanguagePotential], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Draws 0 and 1 there, 2 on the CPU: store and observables of a run on the CPU alone."""
-    monkeypatch.setattr(runs_sample, "_place", lambda potential: "a pretended device")
-    monkeypatch.setattr(runs_sample, "step_backend", lambda op, device: "pretended")
+    for user in (runs_sample, runs_chains):
+        monkeypatch.setattr(user, "place", lambda potential: "a pretended device")
+    monkeypatch.setattr(runs_chains, "step_backend", lambda op, device: "pretended")
     if kind is Captured:
         wait_free = lambda p: CallRecorder() if isinstance(p, Captured) else None  # noqa: E731
         monkeypatch.setattr(

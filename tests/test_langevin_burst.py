@@ -3,6 +3,8 @@ they are cut and on any number of threads."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_encoder_gradient import make_data, model_of
@@ -259,12 +261,16 @@ def test_arguments_are_checked() -> None:
 
     call()
     halves = HalfMoves(torch.ones(2, n), torch.ones(2, n), coefficients, None, None)
+    # As many parameters, of shorter sequences: what a gradient needs beside them is less.
+    smaller = BurstWorkspace(replace(fused.shape, length=1), 2, n, 8)
     bad: list[tuple[dict[str, object], str]] = [
         ({"weights": torch.zeros(2, n + 1)}, r"weights must be \(C, "),
         ({"momenta": torch.zeros(2, n, dtype=torch.float64)}, "momenta must be"),
         ({"moves": 0}, "moves must be >= 1, got 0"),
         ({"step": -1}, "step must be"),
         ({"threads": 0}, "threads must be >= 1, got 0"),
+        ({"batch": 0}, "batch must be >= 1 or None, got 0"),
+        ({"workspace": smaller}, "workspace must be of a potential of these sizes"),
         ({"batch": 9}, r"workspace must be for batches \(2, 9\), got \(2, 8\)"),
         ({"loss_sums": torch.zeros(2)}, r"loss_sums must be \(2,\) torch.float64"),
         ({"loss_sums": torch.zeros(1, dtype=torch.float64)}, r"loss_sums must be \(2,\)"),
@@ -281,7 +287,9 @@ def test_arguments_are_checked() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("options", [{}, {"batch": None, "modes": 2}], ids=["bursts", "modes"])
+@pytest.mark.parametrize(
+    "options", [{}, {"batch": None, "t_ratio": None, "modes": 2}], ids=["bursts", "modes"]
+)
 def test_the_default_dtype_changes_nothing(dtype: torch.dtype, options: dict[str, object]) -> None:
     potential = make_potential()
     weights = potential.model.initial(1, torch.Generator().manual_seed(3))[0]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from thermosphere.ops.minibatch import draw_minibatch
+from thermosphere.ops.minibatch import draw_minibatch, empty_minibatch, redraw_minibatch
 from thermosphere.ops.minibatch_ref import draw_minibatch_ref
 from thermosphere.ops.philox import Stream
 
@@ -117,16 +117,29 @@ def test_a_row_depends_on_its_chain_alone() -> None:
         ),
         (
             {"chain_ids": torch.zeros(2, dtype=torch.int32)},
-            r"^draw_minibatch: chain_ids must be \(C,\) int64, got \(2,\) torch.int32$",
+            r"^draw_minibatch: chain_ids must be \(2,\) torch.int64 on cpu, got \(2,\) torch.int32",
         ),
         (
             {"chain_ids": torch.zeros(2, 2, dtype=torch.int64)},
-            r"^draw_minibatch: chain_ids must be \(C,\) int64, got \(2, 2\) torch.int64$",
+            r"^draw_minibatch: chain_ids must be \(2,\) torch.int64 .*, got \(2, 2\) torch.int64",
         ),
-        ({"chain_ids": torch.arange(4)[::2]}, r"^draw_minibatch: chain_ids must be \(C,\) int64"),
+        ({"chain_ids": torch.arange(4)[::2]}, "^draw_minibatch: chain_ids must be contiguous"),
     ],
 )
 def test_arguments_out_of_range(change: dict[str, object], message: str) -> None:
     arguments = {"seed": 0, "step": 0, "chain_ids": torch.arange(2), "batch": 4, "examples": 10}
     with pytest.raises(ValueError, match=message):
         draw_minibatch(**{**arguments, **change})
+
+
+def test_a_minibatch_that_is_filled_must_fit() -> None:
+    whole = empty_minibatch(2, 4)
+    arguments = {"seed": 0, "step": 0, "examples": 10}
+    redraw_minibatch(whole, chain_ids=torch.arange(2), **arguments)
+    for bad, ids, name in (
+        (whole, torch.arange(1), "chain_ids"),
+        (whole._replace(indices=whole.indices.int()), torch.arange(2), "indices"),
+        (whole._replace(weights=whole.weights[:, :3].clone()), torch.arange(2), "weights"),
+    ):
+        with pytest.raises(ValueError, match=f"^draw_minibatch: {name} must be"):
+            redraw_minibatch(bad, chain_ids=ids, **arguments)

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,3 +156,41 @@ def test_torch_and_we_share_the_threads_of_one_process() -> None:
             assert_same_bits(result.gradient, alone.gradient, "gradient")
     finally:
         torch.set_num_threads(before)
+
+
+THROWING = """
+#include <cstdio>
+#include <stdexcept>
+
+#include "parallel.h"
+
+int main(int, char** argv) {
+  std::printf("%s\\n", thermosphere::parallel_backend().c_str());
+  int survived = 0;
+  for (int threads = 1; threads <= 3; ++threads) try {
+      thermosphere::parallel_for(50, threads, [&](int64_t task) {
+        if (task % 7 == 3) throw std::runtime_error("planted");
+      });
+    } catch (const std::runtime_error&) {
+      ++survived;
+    }
+  return survived == 3 ? 0 : 1;
+}
+"""
+
+
+@pytest.mark.parametrize("runtime", ["openmp", "std::thread"])
+def test_what_a_task_throws_reaches_the_caller(runtime: str, tmp_path: Path) -> None:
+    """Not the end of the process, whichever threads the tasks run on."""
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    source, program = tmp_path / "throwing.cpp", tmp_path / "throwing"
+    source.write_text(THROWING)
+    csrc = Path(__file__).parents[1] / "csrc"
+    openmp = ["-Wl,--no-as-needed", "-fopenmp"] if runtime == "openmp" else []
+    command = [compiler, "-std=c++20", f"-I{csrc}", str(source), str(csrc / "parallel.cpp")]
+    subprocess.run([*command, "-pthread", "-ldl", *openmp, "-o", str(program)], check=True)
+    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(runtime)

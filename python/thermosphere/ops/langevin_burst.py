@@ -58,12 +58,13 @@ class BurstWorkspace:
         self.errors = torch.empty(chains, dtype=torch.float64)
         self.indices = torch.empty((chains, batch), dtype=torch.int64)
         self.example_weights = torch.empty((chains, batch), dtype=torch.float32)
-        self.work = torch.empty(
-            _core.langevin_burst_work_floats(
-                network=shape.number(), sizes=shape.sizes(), chains=chains
-            ),
-            dtype=torch.float32,
-        )
+        self.work = torch.empty(_work_floats(shape, chains), dtype=torch.float32)
+
+
+def _work_floats(shape: EncoderShape, chains: int) -> int:
+    return _core.langevin_burst_work_floats(
+        network=shape.number(), sizes=shape.sizes(), chains=chains
+    )
 
 
 def langevin_burst(
@@ -124,6 +125,14 @@ def langevin_burst(
         raise ValueError(f"{op}: moves must be >= 1, got {moves}")
     reference = _checked_reference(op, potential, chains, parameters)
     sequences = len(potential.data.tokens)
+    if batch is not None and batch < 1:
+        raise ValueError(f"{op}: batch must be >= 1 or None, got {batch}")
+    needed = _work_floats(potential.shape, chains)
+    if workspace.work.numel() < needed:
+        raise ValueError(
+            f"{op}: workspace must be of a potential of these sizes, {needed} floats, "
+            f"got {workspace.work.numel()}"
+        )
     if batch is not None and workspace.indices.shape != (chains, batch):
         raise ValueError(
             f"{op}: workspace must be for batches {(chains, batch)}, "

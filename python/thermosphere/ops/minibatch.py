@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from thermosphere import _core
+from thermosphere.ops.arguments import check_tensor
 from thermosphere.ops.backends import on_device
 from thermosphere.ops.philox import Stream, check_counter
 
@@ -103,12 +104,10 @@ def _fill(
     check_counter("draw_minibatch", seed, step)
     if not 1 <= examples < 2**32:
         raise ValueError(f"draw_minibatch: examples must be in [1, 2**32), got {examples}")
-    if chain_ids.dtype != torch.int64 or chain_ids.ndim != 1 or not chain_ids.is_contiguous():
-        raise ValueError(
-            f"draw_minibatch: chain_ids must be (C,) int64, got {tuple(chain_ids.shape)} "
-            f"{chain_ids.dtype}"
-        )
+    check_tensor("draw_minibatch", "indices", minibatch.indices, ("C", "B"), torch.int64)
     chains, batch = minibatch.indices.shape
+    check_tensor("draw_minibatch", "weights", minibatch.weights, (chains, batch), torch.float32)
+    check_tensor("draw_minibatch", "chain_ids", chain_ids, (chains,), torch.int64)
     _core.draw_minibatch(
         seed=seed,
         stream=int(stream),
