@@ -190,7 +190,12 @@ def test_what_a_task_throws_reaches_the_caller(runtime: str, tmp_path: Path) -> 
     csrc = Path(__file__).parents[1] / "csrc"
     openmp = ["-Wl,--no-as-needed", "-fopenmp"] if runtime == "openmp" else []
     command = [compiler, "-std=c++20", f"-I{csrc}", str(source), str(csrc / "parallel.cpp")]
-    subprocess.run([*command, "-pthread", "-ldl", *openmp, "-o", str(program)], check=True)
-    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=60)
+    plain = {
+        k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "THERMOSPHERE_THREADING")
+    }
+    subprocess.run(
+        [*command, "-pthread", "-ldl", *openmp, "-o", str(program)], check=True, env=plain
+    )
+    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=60, env=plain)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(runtime)
