@@ -128,6 +128,27 @@ def test_starts_out_of_range(arguments: dict[str, object], message: str) -> None
     assert sampler.potential.calls == 0  # refused before anything was computed
 
 
+def test_a_second_half_that_is_not_finite_is_a_failure_too() -> None:
+    """Of the last move as of any: momenta of NaN would end a run without a word."""
+
+    class Breaking(NoisyQuadratic):
+        left = -1  # calls before the gradient is not finite
+
+        def __call__(self, weights, batch=None):  # type: ignore[no-untyped-def]
+            losses, gradient = super().__call__(weights, batch)
+            self.left -= 1
+            return losses, gradient * (torch.nan if self.left == 0 else 1.0)
+
+    toy = Breaking()
+    sampler = Langevin(toy, 1.0, batch=8, t_ratio=0.01, scheme="paper")
+    state = sampler.init(start_weights(1), norm2=Q)
+    sampler.run(state, 3)
+    toy.left = 2
+    with pytest.raises(UnreachableSphereError, match=r"chain 0 has a .* not finite at step 3"):
+        sampler.run(state, 1)
+    assert state.weights.isfinite().all()
+
+
 @pytest.mark.parametrize("options", [{"batch": 8}, {"batch": None}, {"batch": None, "modes": 2}])
 def test_what_masses_cannot_be_made_from_is_refused(options: dict[str, object]) -> None:
     toy = Broken()

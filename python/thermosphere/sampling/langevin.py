@@ -47,7 +47,7 @@ from thermosphere.sampling.start import (
 )
 from thermosphere.sampling.state import LangevinState
 from thermosphere.sampling.uninterrupted import Uninterrupted
-from thermosphere.sampling.unreachable import UnreachableSphereError
+from thermosphere.sampling.unreachable import UnreachableSphereError, check_momenta
 
 __all__ = ["Langevin", "UnreachableSphereError"]
 
@@ -220,6 +220,7 @@ class Langevin:
             if self.moves.fused is not None or self.moves.captured is not None:
                 taken = (time.perf_counter() - begun) / made
                 burst = self._burst_moves[chains] = max(1, int(BURST_SECONDS / taken))
+        check_momenta(state, self.options)
         return loss_sums / moves
 
     def kinetic_temperature(self, state: LangevinState) -> torch.Tensor:

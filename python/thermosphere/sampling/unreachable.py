@@ -10,7 +10,8 @@ from thermosphere.sampling.state import LangevinState
 
 class UnreachableSphereError(RuntimeError):
     """A proposal left the sphere's reach, or is not finite. The chain keeps its last good weights
-    and momenta."""
+    and momenta; in scheme paper, where the second half of a move may be what is not finite, the
+    weights alone."""
 
 
 def unreachable(
@@ -46,6 +47,17 @@ def check_gradient(
         "init: the loss gradient must be finite at the start, got NaN or infinity in chain "
         f"{int(state.chain_ids[row])}"
     )
+
+
+def check_momenta(state: LangevinState, options: LangevinOptions) -> None:
+    """Raises UnreachableSphereError where the second half of the last move left momenta that are
+    not finite; those of a move before stop the next one."""
+    if options.scheme != "paper":
+        return
+    finite = state.momenta.isfinite().all(1).cpu()
+    if not bool(finite.all()):
+        row = int((~finite).nonzero()[0])
+        raise _error(state, options, row, state.step - 1, finite=False)
 
 
 def _error(
