@@ -18,11 +18,14 @@ root = Path(__file__).parents[1]
 report = root / "runs" / "demo" / "report.html"
 if not report.is_file():
     sys.exit(f"{report} is missing: make demo")
+chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+if chromium is None or driver is None:
+    sys.exit("the picture is Chromium's: chromium and chromedriver must be installed")
 options = webdriver.ChromeOptions()
-options.binary_location = shutil.which("chromium")
+options.binary_location = chromium
 for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
     options.add_argument(flag)
-service = webdriver.ChromeService(shutil.which("chromedriver"))
+service = webdriver.ChromeService(driver)
 with webdriver.Chrome(options=options, service=service) as browser:
     size = {"width": WIDTH, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
