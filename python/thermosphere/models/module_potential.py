@@ -214,6 +214,8 @@ class ModulePotential:
         some = torch.arange(min(4, self.examples), device=self.device)
         first, second = (self._losses(weights, some).double() for _ in range(2))
         alone = self._losses(weights, some[:1]).double()
+        beside = _beside(weights)
+        self._losses(beside, some)  # what a call writes may be there already, at these weights
         changed = []
         for name, buffer in self.module.named_buffers():
             old = buffers[name]
@@ -237,16 +239,9 @@ class ModulePotential:
                 "ModulePotential: the loss of an example must not depend on the others, got "
                 f"{float(first[0]):.6g} among {len(some)} and {float(alone[0]):.6g} alone"
             )
-        self._check_dependence(weights, some)
-
-    def _check_dependence(self, weights: torch.Tensor, some: torch.Tensor) -> None:
-        """ValueError where U has no slope: not here, as it may where the loss is least, and not
-        beside it."""
-        random = torch.Generator().manual_seed(0)
-        away = torch.randn(len(weights), generator=random).to(weights)
-        size = weights.square().mean().sqrt().clamp(min=1e-2)
+        # Where the loss is least it may have no slope; beside it it has.
         shares = torch.ones_like(some, dtype=weights.dtype)
-        for at in (weights, weights + 0.1 * size * away):
+        for at in (weights, beside):
             slopes, _ = grad_and_value(self._weighted_loss)(at, some, shares)
             if bool((slopes != 0).any()):
                 return
@@ -254,3 +249,10 @@ class ModulePotential:
             "ModulePotential: the loss must depend on the network it is given (its first argument, "
             "not the module itself, and not detached), got a gradient of zero"
         )
+
+
+def _beside(weights: torch.Tensor) -> torch.Tensor:
+    """Other weights (N,), a tenth of their size away; always the same."""
+    random = torch.Generator().manual_seed(0)
+    away = torch.randn(len(weights), generator=random).to(weights)
+    return weights + 0.1 * weights.square().mean().sqrt().clamp(min=1e-2) * away
