@@ -193,12 +193,13 @@ def test_relative_figures_only_for_a_trusted_peak(directory: Path) -> None:
 
     def drawn(caveat: str, peak: float) -> list[str]:
         one = table.assign_attrs(peak_temperature=peak, peak_caveat=caveat)
-        other = table.assign_attrs(peak_temperature=1e-4, peak_caveat="doubtful")
-        tables = {"tiny": one, "other": other}
-        return [f.caption for f in study_report._relative_figures(tables, references, pictures)]
+        other = table.assign_attrs(peak_temperature=hot, peak_caveat="doubtful")
+        both = [replace(found, table=one), replace(found, name="other", table=other)]
+        return [f.caption for f in study_report._relative_figures(both, references, pictures)]
 
-    assert drawn("at the lower end", 1e-4) == []
+    hot = float(table["temperature"][-1])
+    assert drawn("at the lower end", hot) == []
     assert drawn("", float("nan")) == []
-    captions = drawn("", 1e-4)
+    captions = drawn("", hot)
     assert len(captions) == 3
     assert all("T/T* (tiny)" in caption for caption in captions)

@@ -31,7 +31,6 @@ from thermosphere.analysis.thermodynamics import (
 )
 from thermosphere.runs.config import Config
 from thermosphere.runs.config_reading import load_config, preset_text
-from thermosphere.runs.report_data import trusted_peak
 from thermosphere.runs.report_tables import format_temperature, with_error
 from thermosphere.runs.study import ModelStudy
 
@@ -125,10 +124,11 @@ def open_around(study: ModelStudy, rows: xr.Dataset, best: int) -> Open:
 
 
 def peak(study: ModelStudy) -> float:
-    """T*, NaN where it is in doubt, or heating and cooling disagree there."""
+    """T*, NaN where it is in doubt, or heating and cooling do not agree there: temperatures are
+    then not given in units of it."""
     found = float(study.table.attrs["peak_temperature"])
-    counts = trusted_peak(study.table) and found in usable(study)["temperature"].values
-    return found if counts else math.nan
+    doubtful = not math.isfinite(found) or bool(study.table.attrs["peak_caveat"])
+    return math.nan if doubtful or found not in usable(study)["temperature"].values else found
 
 
 def in_units_of_peak(study: ModelStudy, temperature: float) -> str:

@@ -111,7 +111,7 @@ def _clear(destination: Path) -> None:
     """Empty the directory of what was published there before, but for what was kept."""
     for pattern in OWN:
         for path in destination.glob(pattern):
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 def _head(run: StudiedRun, destination: Path, commit: str) -> list[str]:

@@ -22,6 +22,7 @@ from thermosphere.analysis.figures_runs import thinned
 from thermosphere.analysis.similarity import similarity_summary
 from thermosphere.analysis.thermodynamics import kept_draws, settled
 from thermosphere.proteins.structure import ContactMap
+from thermosphere.runs.claims import peak
 from thermosphere.runs.config import Analysis, Config
 from thermosphere.runs.report_tables import (
     dimension_cell,
@@ -69,15 +70,6 @@ def report_data(studies: Sequence[ModelStudy], protein: ContactMap | None, confi
         "bins": BINS,
         "models": [_model(study, contacts, rules, analysis) for study in studies],
     }
-
-
-def trusted_peak(table: xr.Dataset) -> bool:
-    """Whether T* is beyond doubt, so that temperatures may be given in units of it."""
-    return (
-        math.isfinite(float(table.attrs["peak_temperature"]))
-        and bool(settled(table).any())
-        and not table.attrs["peak_caveat"]
-    )
 
 
 def packed(values: npt.ArrayLike) -> Json:
@@ -154,7 +146,7 @@ def _model(
         if math.isfinite(table.attrs["peak_temperature"])
         else "unknown",
         "peak_caveat": str(table.attrs["peak_caveat"]),
-        "peak_trusted": trusted_peak(table),
+        "peak_trusted": math.isfinite(peak(study)),
         "typical": table["temperature"].values.tolist().index(study.typical),
         "temperatures": numbers(table["temperature"].values),
         "temperature_texts": [format_temperature(float(t)) for t in table["temperature"].values],

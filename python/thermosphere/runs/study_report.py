@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,6 @@ from pathlib import Path
 import matplotlib.figure
 import numpy as np
 import torch
-import xarray as xr
 
 from thermosphere import __version__
 from thermosphere.analysis.figures import save_png
@@ -33,10 +33,11 @@ from thermosphere.analysis.sequence_statistics import pair_correlations, site_fr
 from thermosphere.analysis.thermodynamics import settled
 from thermosphere.proteins.structure import ContactMap
 from thermosphere.proteins.tempering_result import TemperingResult
+from thermosphere.runs.claims import peak
 from thermosphere.runs.config import Config
 from thermosphere.runs.provenance import machine
 from thermosphere.runs.report import Figure, Section, Table, format_table, write_report
-from thermosphere.runs.report_data import report_data, trusted_peak
+from thermosphere.runs.report_data import report_data
 from thermosphere.runs.report_tables import (
     block_table,
     dimension_table,
@@ -172,7 +173,7 @@ def _ladder_section(
             "Test error against temperature (Fig. 3d).",
         ),
     ]
-    figures += _relative_figures(tables, references, pictures)
+    figures += _relative_figures(studies, references, pictures)
     attentive = {name: table for name, table in tables.items() if "precision_at_l" in table}
     if attentive and contacts is not None:
         a = config.analysis
@@ -205,12 +206,12 @@ def _ladder_section(
 
 
 def _relative_figures(
-    tables: Mapping[str, xr.Dataset],
+    studies: Sequence[ModelStudy],
     references: Mapping[str, Sequence[Reference]],
     pictures: _Pictures,
 ) -> list[Figure]:
     """Against T/T*, for models whose T* is beyond doubt; none where there is no such model."""
-    trusted = {name: table for name, table in tables.items() if trusted_peak(table)}
+    trusted = {one.name: one.table for one in studies if math.isfinite(peak(one))}
     if not trusted:
         return []
     models = ", ".join(trusted)
