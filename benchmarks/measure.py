@@ -30,7 +30,7 @@ def peak_rate() -> float:
 
 def peak_beside() -> float:
     """The same at the clock that the processor has at this moment, to be called right after what is
-    measured: heavy vector code lowers the clock, by a fifth on some, and registers alone do not."""
+    measured: heavy vector code lowers the clock, and multiply-adds in registers alone do less."""
     _core.fma_operations(10_000)  # the first after other work is slow
     return _core.fma_operations(1) * 50_000 / seconds(lambda: _core.fma_operations(50_000))
 

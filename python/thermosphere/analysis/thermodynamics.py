@@ -184,7 +184,7 @@ def _start_means(samples: xr.Dataset, kept: KeptDraws) -> StartMeans | None:
     half = loss.shape[1] // 2
     if "start" not in samples.coords or not half:
         return None
-    own = start_of_chains(samples, kept)
+    own = start_of_chains(samples, kept.chains)
     whole, early, late = (
         means_of_starts(part, own) for part in (loss, loss[:, :half], loss[:, -half:])
     )
@@ -252,7 +252,7 @@ def _one_temperature(
     far = float(distance.mean()) if distance.size else math.nan
     reason = _reason(row, loss, far, kept, rule)
     stationary = bool(reason) and _stands(loss, temperature, rise, far, kept, rule)
-    starts = start_of_chains(samples, kept)
+    starts = start_of_chains(samples, kept.chains)
     row["starts"] = np.unique(starts).size
     average = partial(_mean_of_starts, starts=starts) if stationary else _mean
     row["freedom"] = (float(row["starts"]) if stationary else float(row["ess"])) - 1.0
@@ -337,11 +337,12 @@ def moved(values: npt.NDArray[np.float64]) -> float:
     return float(values[:, -half:].mean() - values[:, :half].mean()) if half else 0.0
 
 
-def start_of_chains(samples: xr.Dataset, kept: KeptDraws) -> npt.NDArray[np.int64]:
-    """Which start each kept chain began from; each from its own where the samples do not tell."""
+def start_of_chains(samples: xr.Dataset, chains: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Which start each of these chains, of any shape, began from; each from its own where the
+    samples do not tell."""
     if "start" in samples.coords:
-        return np.asarray(samples["start"].values[kept.chains], dtype=np.int64)
-    return kept.chains
+        return np.asarray(samples["start"].values[chains], dtype=np.int64)
+    return chains
 
 
 def means_of_starts(

@@ -98,7 +98,7 @@ def _of_starts(study: ModelStudy, temperature: float, name: str) -> tuple[tuple[
     if not kept.draws.size:
         return (), 0.0
     values = samples[name].transpose("chain", "draw").values[np.ix_(kept.chains, kept.draws)]
-    means = means_of_starts(values, start_of_chains(samples, kept))
+    means = means_of_starts(values, start_of_chains(samples, kept.chains))
     return tuple(means.tolist()), moved(values)
 
 

@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 
 from thermosphere.analysis.embedding import EffectiveDimension
 from thermosphere.analysis.figures import split_block
 from thermosphere.analysis.similarity import mean_over_chains, pairs_of
-from thermosphere.analysis.thermodynamics import settled
+from thermosphere.analysis.thermodynamics import settled, start_of_chains
 from thermosphere.models.named import named_model
 from thermosphere.models.transformer import Transformer
 from thermosphere.runs.claims import (
@@ -30,7 +29,6 @@ from thermosphere.runs.study import ModelStudy
 SIMILARITY, NORMS = "fig4", "fig5"
 CONSERVED = 0.9  # chosen: q above this is "near 1"
 DIMENSIONS = {"tf1": 26, "tf4": 14}  # published
-DISAGREE = "heating and cooling disagree there"
 TOLERANCE = 0.2  # chosen: effective dimensions within this share of the published one agree
 
 
@@ -44,13 +42,16 @@ def norms_are_conserved(studies: Studies, config: Config) -> list[Finding]:
         reason = still_moving(study)
         if not reason and not pairs:
             reason = "a single chain, and draws of one chain are alike for longer than it ran"
-        if not reason and np.unique(_starts_of(study, np.array(sampled.chains))).size < 2:
+        if (
+            not reason
+            and np.unique(start_of_chains(study.samples, np.array(sampled.chains))).size < 2
+        ):
             reason = "all chains began at the same weights: no two samples are independent"
         if reason:
             findings.append(Finding(SIMILARITY, study.name, claim, "undecided", "", reason))
             continue
         both = pairs_of(sampled.chains)
-        both = _starts_of(study, both[both[:, 0] != both[:, 1]])
+        both = start_of_chains(study.samples, both[both[:, 0] != both[:, 1]])
         apart = both[:, 0] != both[:, 1]
         likeness = {
             layer: mean_over_chains(
@@ -171,7 +172,9 @@ def not_settled(study: ModelStudy) -> str:
             cooled is not None
             and study.typical in cooled["temperature"].values[still_cooling(cooled)]
         )
-        why = "the chains that were cooled have not settled" if waits else DISAGREE
+        why = "heating and cooling disagree there"
+        if waits:
+            why = "the chains that were cooled have not settled"
     return f"at {in_units_of_peak(study, study.typical)} {why}"
 
 
@@ -196,13 +199,6 @@ def still_moving(study: ModelStudy) -> str:
     if study.shown["samples"].halves and _own_starts(study):
         return not_settled(study)
     return not_equilibrated(study)
-
-
-def _starts_of(study: ModelStudy, chains: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The starts of chains of the samples; each its own where the samples do not tell."""
-    if "start" not in study.samples.coords:
-        return chains
-    return np.asarray(study.samples["start"].values[chains], dtype=np.int64)
 
 
 def _own_starts(study: ModelStudy) -> bool:
