@@ -8,6 +8,7 @@
 // Pᵀ lies one of z.
 #pragma once
 
+#include "dropout_cpu.h"
 #include "encoder_gradient.h"
 #include "layer_norm_cpu.h"
 #include "packed_weights_cpu.h"
@@ -87,22 +88,28 @@ static void attention_backward(int r, int n, int d, const float* queries, ptrdif
   multiply_add(n, wide, r, rows_of(score_slope, width), plain(queries, row), x_slope, x_row);
 }
 
-// Y = LN(X + O Wvoᵀ) for r rows; x̂ in `normal`, 1/σ in `deviation`.
+// Y = LN(X + k ∘ (O Wvoᵀ)) for r rows; x̂ in `normal`, 1/σ in `deviation`. kept: dropout's factors k, or null.
 static void value_norm(int r, int d, const PackedWeights& w, const AttentionNormTensors& t, const float* x,
-                       const float* mixed, float* normal, float* deviation, float* y) {
+                       const float* mixed, const float* kept, float* normal, float* deviation, float* y) {
   const int wide = padded(d);
-  multiply(r, wide, d, rows_of(mixed, wide), w.forward(t.value_output), Residual{normal, x, wide, nullptr});
+  const Left rows = rows_of(mixed, wide);
+  if (kept != nullptr)
+    multiply(r, wide, d, rows, w.forward(t.value_output), DroppedResidual{normal, x, kept, wide, nullptr});
+  else
+    multiply(r, wide, d, rows, w.forward(t.value_output), Residual{normal, x, wide, nullptr});
   layer_norm(r, d, w.mask, w.vector(t.gain), w.vector(t.bias), normal, wide, deviation, y);
 }
 
-// From dY to the slope of X + O Wvoᵀ, in `slope`.
+// From dY to the slope of X + k ∘ (O Wvoᵀ), in `slope`; that of O Wvoᵀ is then in `value_slope`, which
+// without dropout is `slope` itself.
 static void value_norm_backward(int r, int d, const PackedWeights& w, const AttentionNormTensors& t,
-                                const float* mixed, const float* normal, const float* deviation,
-                                float* slope) {
+                                const float* mixed, const float* normal, const float* deviation, float* slope,
+                                float* value_slope, const float* kept = nullptr) {
   const int wide = padded(d);
   layer_norm_backward(r, d, w.vector(t.gain), normal, deviation, slope, wide, w.slope(t.gain),
                       w.slope(t.bias));
-  multiply_add(d, wide, r, transposed(slope, wide), plain(mixed, wide), w.slope(t.value_output), wide);
+  if (kept != nullptr) drop(static_cast<ptrdiff_t>(r) * wide, slope, kept, value_slope);
+  multiply_add(d, wide, r, transposed(value_slope, wide), plain(mixed, wide), w.slope(t.value_output), wide);
 }
 
 // What backward reads.
@@ -110,6 +117,7 @@ struct AttentionNormState {
   float *queries, *mixed, *normal;  // Q, O, x̂: r × wide
   float* attention;                 // Pᵀ and z: (n + 1) × padded(r)
   float* deviation;                 // 1/σ: r
+  const float* kept = nullptr;      // dropout's factors of O Wvoᵀ, r × wide; null: nothing is dropped
 };
 
 // `work`: d × padded(r).
@@ -119,7 +127,7 @@ static void attention_norm(int r, int n, int d, const PackedWeights& w, const At
   const int wide = padded(d);
   multiply(r, wide, d, rows_of(x_rows, wide), w.forward(t.query_key), s.queries, wide);
   attention(r, n, d, s.queries, wide, x, wide, s.attention, s.mixed, work);
-  value_norm(r, d, w, t, x_rows, s.mixed, s.normal, s.deviation, y);
+  value_norm(r, d, w, t, x_rows, s.mixed, s.kept, s.normal, s.deviation, y);
 }
 
 // From dY in `slope`: what reaches X as keys and values in `x_slope` (n × wide, overwritten), what reaches
@@ -129,8 +137,9 @@ static void attention_norm_backward(int r, int n, int d, const PackedWeights& w,
                                     const AttentionNormState& s, float* slope, float* x_slope,
                                     float* mixed_slope, float* query_slope, float* work) {
   const int wide = padded(d);
-  value_norm_backward(r, d, w, t, s.mixed, s.normal, s.deviation, slope);
-  multiply(r, wide, d, rows_of(slope, wide), w.backward(t.value_output),
+  float* value_slope = s.kept != nullptr ? query_slope : slope;
+  value_norm_backward(r, d, w, t, s.mixed, s.normal, s.deviation, slope, value_slope, s.kept);
+  multiply(r, wide, d, rows_of(value_slope, wide), w.backward(t.value_output),
            ScaleRows{mixed_slope, wide, s.attention + static_cast<ptrdiff_t>(n) * padded(r)});
   attention_backward(r, n, d, s.queries, wide, x, wide, s.attention, mixed_slope, query_slope, x_slope, work);
   multiply_add(d, wide, r, transposed(query_slope, wide), plain(x_rows, wide), w.slope(t.query_key), wide);

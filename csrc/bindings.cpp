@@ -40,7 +40,8 @@ ts::EncoderCall encoder_call(int network, const std::array<int, 5>& sizes, int64
                              uintptr_t code_embedding, uintptr_t code_hidden, int64_t chains,
                              int64_t parameters, int64_t batch, uintptr_t weights, uintptr_t indices,
                              uintptr_t example_weights, uintptr_t gradient, uintptr_t losses,
-                             uintptr_t errors, uintptr_t work) {
+                             uintptr_t errors, uintptr_t work, uint32_t dropout_threshold = 0,
+                             uint64_t dropout_seed = 0) {
   return {.shape = encoder_shape(network, sizes),
           .set = {.count = sequences,
                   .tokens = address<const uint8_t>(tokens),
@@ -58,7 +59,8 @@ ts::EncoderCall encoder_call(int network, const std::array<int, 5>& sizes, int64
           .gradient = address<float>(gradient),
           .losses = address<double>(losses),
           .errors = address<double>(errors),
-          .work = address<float>(work)};
+          .work = address<float>(work),
+          .dropout = {.threshold = dropout_threshold, .seed = dropout_seed}};
 }
 
 py::dict build_info() {
@@ -224,19 +226,21 @@ PYBIND11_MODULE(_core, m) {
       [](int network, std::array<int, 5> sizes, int64_t sequences, uintptr_t tokens, uintptr_t first,
          uintptr_t site, uintptr_t target, uintptr_t code_embedding, uintptr_t code_hidden, int64_t chains,
          int64_t parameters, int64_t batch, uintptr_t weights, uintptr_t indices, uintptr_t example_weights,
-         uintptr_t gradient, uintptr_t losses, uintptr_t errors, uintptr_t work, int threads) {
+         uintptr_t gradient, uintptr_t losses, uintptr_t errors, uintptr_t work, uint32_t dropout_threshold,
+         uint64_t dropout_seed, int threads) {
         const py::gil_scoped_release release;
-        const ts::EncoderCall call = encoder_call(
-            network, sizes, sequences, tokens, first, site, target, code_embedding, code_hidden, chains,
-            parameters, batch, weights, indices, example_weights, gradient, losses, errors, work);
-        ts::check_indices(call);
+        const ts::EncoderCall call =
+            encoder_call(network, sizes, sequences, tokens, first, site, target, code_embedding, code_hidden,
+                         chains, parameters, batch, weights, indices, example_weights, gradient, losses,
+                         errors, work, dropout_threshold, dropout_seed);
+        ts::check_batch(call);
         ts::encoder_gradient(call, threads);
       },
       py::kw_only(), py::arg("network"), py::arg("sizes"), py::arg("sequences"), py::arg("tokens"),
       py::arg("first"), py::arg("site"), py::arg("target"), py::arg("code_embedding"), py::arg("code_hidden"),
       py::arg("chains"), py::arg("parameters"), py::arg("batch"), py::arg("weights"), py::arg("indices"),
       py::arg("example_weights"), py::arg("gradient"), py::arg("losses"), py::arg("errors"), py::arg("work"),
-      py::arg("threads"));
+      py::arg("dropout_threshold"), py::arg("dropout_seed"), py::arg("threads"));
 
   m.def(
       "langevin_burst_work_floats",

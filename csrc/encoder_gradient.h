@@ -40,6 +40,13 @@ struct PositionalCodes {
   const float* hidden;
 };
 
+// Training only; where: models/transformer.py and models/feedforward.py. Factors: dropout_cpu.h.
+struct Dropout {
+  uint32_t threshold;  // rate · 65,536, below 65,536; 0: none
+  uint64_t seed;
+};
+constexpr int dropout_block = 256;  // elements of a block of counters
+
 struct EncoderCall {
   EncoderShape shape;
   SequenceSet set;
@@ -52,12 +59,13 @@ struct EncoderCall {
   double* losses;                // (C) out
   double* errors;                // (C) out: weighted share of masked sites predicted wrong
   float* work;                   // encoder_work_floats(...) floats, 64-byte aligned
+  Dropout dropout;               // chain c draws as number c, a sequence by its position in the batch
 };
 
 // Scratch of a call for all chains: packed weights and the groups' partial gradients.
 int64_t encoder_work_floats(const EncoderShape& shape, int64_t chains, bool gradient);
-// std::invalid_argument unless all indices are positions in the set.
-void check_indices(const EncoderCall& call);
+// std::invalid_argument unless all indices are positions in the set, and dropout has counters for the batch.
+void check_batch(const EncoderCall& call);
 void encoder_gradient(const EncoderCall& call, int threads);
 
 }  // namespace thermosphere

@@ -71,9 +71,18 @@ static ptrdiff_t feedforward_floats(const EncoderShape& s) {
   return rows * state + encoder_sequences_max * pooled + high + 1024;
 }
 
-ptrdiff_t encoder_arena_floats(const EncoderShape& s) {
-  const ptrdiff_t gaps = arena_gap * (12 * s.blocks + 40);  // no more arrays than that
-  return gaps + (s.network == EncoderNetwork::feedforward ? feedforward_floats(s) : transformer_floats(s));
+// What dropout takes more: factors, and in the feed-forward network X̂, 1/σ, U and masked rows.
+static ptrdiff_t dropped_floats(const EncoderShape& s) {
+  if (s.network != EncoderNetwork::feedforward) return encoder_dropout_floats(s);
+  const ptrdiff_t wide = encoder_padded(s.embedding), high = encoder_padded(s.hidden) + 16, n = s.length;
+  const ptrdiff_t sequence = dropout_floats(n * wide) + n * (wide + 1) + 16 + 256;
+  return dropout_sequences_max * sequence + n * wide + encoder_pack_rows(s) * (2 * wide + 2 * high);
+}
+
+ptrdiff_t encoder_arena_floats(const EncoderShape& s, bool dropout) {
+  const ptrdiff_t gaps = arena_gap * (14 * s.blocks + 56);  // no more arrays than that
+  return gaps + (dropout ? dropped_floats(s) : 0) +
+         (s.network == EncoderNetwork::feedforward ? feedforward_floats(s) : transformer_floats(s));
 }
 
 int64_t encoder_work_floats(const EncoderShape& shape, int64_t chains, bool gradient) {
@@ -83,7 +92,12 @@ int64_t encoder_work_floats(const EncoderShape& shape, int64_t chains, bool grad
   return chains * (packed + (gradient ? groups_max * partial : 0));
 }
 
-void check_indices(const EncoderCall& call) {
+void check_batch(const EncoderCall& call) {
+  const int64_t counters = encoder_dropout_counters(call.shape);
+  if (call.dropout.threshold > 0 && call.batch > (int64_t{1} << 32) / counters)
+    throw std::invalid_argument("encoder_gradient: batch must be at most " +
+                                std::to_string((int64_t{1} << 32) / counters) + " with dropout, got " +
+                                std::to_string(call.batch));
   if (call.indices == nullptr) return;
   for (int64_t i = 0; i < call.chains * call.batch; ++i)
     if (call.indices[i] < 0 || call.indices[i] >= call.set.count)
@@ -93,7 +107,8 @@ void check_indices(const EncoderCall& call) {
 }
 
 void encoder_gradient(const EncoderCall& call, int threads) {
-  const EncoderLayout at = encoder_layout(call.shape);
+  const bool dropout = call.dropout.threshold > 0;
+  const EncoderLayout at = encoder_layout(call.shape, dropout);
   const EncoderKernels& kernels = encoder_kernels();
   const ptrdiff_t packed_stride = (at.packed_floats + 15) / 16 * 16;
   const ptrdiff_t partial_stride = (at.gradient_floats + 15) / 16 * 16;
@@ -121,7 +136,7 @@ void encoder_gradient(const EncoderCall& call, int threads) {
   EncoderGroup* work = scratch.work.data();
   for (int64_t c = 0; c < call.chains; ++c)
     group_bounds(call, c, groups, scratch.rows, scratch.bounds.data() + c * (groups + 1));
-  const ptrdiff_t arena_floats = encoder_arena_floats(call.shape);
+  const ptrdiff_t arena_floats = encoder_arena_floats(call.shape, dropout);
   parallel_for(call.chains * groups, threads, [&](int64_t task) {
     const int64_t c = task / groups, g = task % groups;
     float* partial = slope ? partials + task * partial_stride : nullptr;
@@ -140,6 +155,8 @@ void encoder_gradient(const EncoderCall& call, int threads) {
              .first = bounds[0],
              .last = bounds[1],
              .gradient = partial,
+             .dropout = call.dropout,
+             .chain = static_cast<uint32_t>(c),
              .arena = thread_arena(arena_floats),
              .loss = 0.0,
              .error = 0.0};

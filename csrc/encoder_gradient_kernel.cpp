@@ -3,6 +3,7 @@
 // written, whatever the number of threads.
 #include "encoder_rows_cpu.h"
 #include "encoder_tables_cpu.h"
+#include "feedforward_dropout_cpu.h"
 #include "feedforward_rows_cpu.h"
 #include "isa_name.h"
 #include "mean_attention_cpu.h"
@@ -17,21 +18,27 @@ void transformer_pack(const Model& model, const Pack& pack, const int* site, con
   const int n = s.length, d = s.embedding, wide = model.wide(), last = s.blocks - 1, rows = pack.rows;
   const ptrdiff_t plane = static_cast<ptrdiff_t>(n) * wide;
   const uint8_t* tokens = pack.tokens[0];
+  DropoutSource dropout = model.dropout_of(pack, 0);
   float* x = arena.take(plane);
   embed(model, tokens, x);
+  const float* kept = dropout.next(arena, plane);
+  if (kept != nullptr) drop(plane, x, kept, x);
   float* work = arena.take((static_cast<ptrdiff_t>(d) + n) * padded(n));
   BlockState full[encoder_blocks_max];
   int every[encoder_length_max];
   for (int j = 0; j < n; ++j) every[j] = j;
   for (int l = 0; l < last; ++l) {
-    const BlockState b = full[l] = make_block(arena, s, n, padded(n), x);
+    full[l] = make_block(arena, s, n, padded(n), x);
+    drop_in_block(arena, dropout, plane, full[l]);
+    const BlockState b = full[l];
     block_attention(model, model.at.block[l], b, n, x, work);
     block_feedforward(model, model.at.block[l], b, n, every);
     x = b.out;
   }
 
   const EncoderBlock& w = model.at.block[last];
-  const BlockState b = make_block(arena, s, rows, padded(rows));
+  BlockState b = make_block(arena, s, rows, padded(rows));
+  drop_in_block(arena, dropout, static_cast<ptrdiff_t>(rows) * wide, b);
   for (int i = 0; i < rows; ++i)
     for (int k = 0; k < wide; k += lanes)
       store(b.x + static_cast<ptrdiff_t>(i) * wide + k, load(x + static_cast<ptrdiff_t>(site[i]) * wide + k));
@@ -67,19 +74,16 @@ void transformer_pack(const Model& model, const Pack& pack, const int* site, con
                             attention_state(full[l]), x_slope, slope, mixed_slope, query_slope, work);
     for (ptrdiff_t i = 0; i < plane; i += lanes) store(x_slope + i, load(x_slope + i) + load(slope + i));
   }
-  for (int j = 0; j < n; ++j) {
-    float* row = model.slope(model.at.embedding) + static_cast<ptrdiff_t>(tokens[j]) * wide;
-    for (int k = 0; k < wide; k += lanes)
-      store(row + k, load(row + k) + load(x_slope + static_cast<ptrdiff_t>(j) * wide + k));
-  }
+  if (kept != nullptr) drop(plane, x_slope, kept, x_slope);
+  add_token_rows(model, tokens, x_slope);
 }
 
 using PackRows = void (*)(const Model&, const Pack&, const int* site, const int32_t* target,
                           const float* row_weight, Arena, RowLoss&);
 
-PackRows pack_function(const EncoderShape& s) {
-  if (s.network == EncoderNetwork::feedforward) return feedforward_pack;
-  return s.blocks == 1 ? one_block_pack : transformer_pack;
+PackRows pack_function(const EncoderShape& s, bool tables) {
+  if (s.network == EncoderNetwork::feedforward) return tables ? feedforward_pack : feedforward_dropout_pack;
+  return tables ? one_block_pack : transformer_pack;
 }
 
 // Packs of whole sequences.
@@ -93,9 +97,10 @@ void group(EncoderGroup& g) {
   int* site = reinterpret_cast<int*>(arena.take(most));
   int32_t* target = reinterpret_cast<int32_t*>(arena.take(most));
   float* row_weight = arena.take(most);
-  const Model model{{g.packed, g.gradient, mask}, s, *g.layout, *g.codes};
-  const int limit = encoder_pack_sequences(s);
-  const PackRows run = pack_function(s);
+  const bool dropout = g.dropout.threshold > 0;
+  const Model model{{g.packed, g.gradient, mask}, s, *g.layout, *g.codes, g.dropout, g.chain};
+  const int limit = dropout ? encoder_dropout_pack_sequences(s) : encoder_pack_sequences(s);
+  const PackRows run = pack_function(s, g.layout->has_tables);
   RowLoss total{0.0, 0.0};
   Pack pack{};
   const auto flush = [&]() {
@@ -116,6 +121,7 @@ void group(EncoderGroup& g) {
       row_weight[pack.rows + i] = share;
     }
     pack.tokens[pack.sequences] = g.set->tokens + sequence * s.length;
+    pack.position[pack.sequences] = position;
     pack.first_row[pack.sequences] = pack.rows;
     pack.rows += own;
     pack.first_row[++pack.sequences] = pack.rows;
@@ -132,7 +138,7 @@ void pack(const EncoderLayout& at, const EncoderShape& s, const PositionalCodes&
   encoder_tensors(at, s, [&](const EncoderTensor& t) { pack_tensor(t, flat + t.flat, packed, mine); });
   const EncoderTensor& e = at.embedding;
   if (s.network == EncoderNetwork::feedforward) {
-    if (mine()) centre_rows(at, s, codes, flat + e.flat, packed);
+    if (at.has_tables && mine()) centre_rows(at, s, codes, flat + e.flat, packed);
     return;
   }
   if (mine()) pad_rows(e.rows, e.columns, flat + e.flat, e.row, packed + at.embedding_rows);
@@ -162,10 +168,12 @@ void table_slopes(const EncoderLayout& at, const EncoderShape& s, const Position
 
 void finish(const EncoderLayout& at, const EncoderShape& s, float* packed, float* partials, ptrdiff_t stride,
             int64_t groups, float* gradient, int64_t piece) {
-  if (s.network == EncoderNetwork::feedforward)
-    finish_feedforward(at, s, packed, partials, piece);
-  else if (at.has_tables)
-    finish_tables(at, s, packed, partials, piece);
+  if (at.has_tables) {
+    if (s.network == EncoderNetwork::feedforward)
+      finish_feedforward(at, s, packed, partials, piece);
+    else
+      finish_tables(at, s, packed, partials, piece);
+  }
   encoder_tensors(at, s, [&](const EncoderTensor& t) {
     add_partials(t, partials, stride, groups, piece, gradient + t.flat);
   });

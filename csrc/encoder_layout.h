@@ -74,6 +74,11 @@ constexpr int encoder_sequences_max = 8;
 static inline int encoder_pack_sequences(const EncoderShape& s) {
   return s.blocks == 1 ? encoder_sequences_max : 1;
 }
+// With dropout every site of a sequence is worked at, and a pack of the feed-forward network keeps them all.
+constexpr int dropout_sequences_max = 4;
+static inline int encoder_dropout_pack_sequences(const EncoderShape& s) {
+  return s.network == EncoderNetwork::feedforward ? dropout_sequences_max : 1;
+}
 // Most rows a pack can have: one sequence with every site masked, or 64.
 static inline int encoder_pack_rows(const EncoderShape& s) { return s.length > 64 ? s.length : 64; }
 
@@ -156,9 +161,10 @@ static inline void encoder_place_feedforward(EncoderLayout& at, const EncoderSha
   t.slope_floats = at.gradient_floats - t.slopes;
 }
 
-static inline EncoderLayout encoder_layout(const EncoderShape& s) {
+// Tables serve activations that depend on a site and its token alone: none where elements are dropped.
+static inline EncoderLayout encoder_layout(const EncoderShape& s, bool dropout = false) {
   EncoderLayout at{};
-  at.has_tables = s.blocks == 1;
+  at.has_tables = s.blocks == 1 && !dropout;
   if (s.network == EncoderNetwork::feedforward)
     encoder_place_feedforward(at, s);
   else
@@ -188,6 +194,20 @@ static inline void encoder_tensors(const EncoderLayout& at, const EncoderShape& 
   body(at.output_bias);
 }
 
+// Floats of an activation with what its last block of factors has more.
+static inline ptrdiff_t dropout_floats(ptrdiff_t floats) {
+  return (floats + dropout_block - 1) / dropout_block * dropout_block;
+}
+// Those of one sequence: X⁰, then two of each block, or F.
+static inline ptrdiff_t encoder_dropout_floats(const EncoderShape& s) {
+  const ptrdiff_t n = s.length, sites = dropout_floats(n * encoder_padded(s.embedding));
+  if (s.network == EncoderNetwork::feedforward) return sites + dropout_floats(n * encoder_padded(s.hidden));
+  return (1 + 2 * s.blocks) * sites;
+}
+static inline int64_t encoder_dropout_counters(const EncoderShape& s) {
+  return encoder_dropout_floats(s) / 8;
+}
+
 // The work of one group of sequences of one chain.
 struct EncoderGroup {
   const EncoderShape* shape;
@@ -200,11 +220,13 @@ struct EncoderGroup {
   float weight;
   int64_t first, last;  // positions in the batch
   float* gradient;      // padded, added to; null: forward only
-  float* arena;         // encoder_arena_floats(shape)
-  double loss, error;   // out
+  Dropout dropout;
+  uint32_t chain;      // as dropout knows it
+  float* arena;        // encoder_arena_floats(shape, dropout)
+  double loss, error;  // out
 };
 
-ptrdiff_t encoder_arena_floats(const EncoderShape& shape);
+ptrdiff_t encoder_arena_floats(const EncoderShape& shape, bool dropout = false);
 
 // Stages of a chain's call in their order, each of them done for a piece of chain_pieces but for the groups.
 // What is not the groups is a twentieth of a call: on one thread it would cost two threads as much again.

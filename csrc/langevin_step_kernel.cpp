@@ -17,7 +17,7 @@
 namespace thermosphere {
 namespace {
 
-constexpr int block = 4 * normal_counters;
+constexpr int block = 4 * block_counters;
 constexpr int lanes = sum_lanes;
 
 struct Lanes {

@@ -22,6 +22,7 @@ enum class Stream : uint32_t {
   curvature = 10,      // where a search for the stiffest direction starts
   probe = 11,          // directions that measure rows of the Hessian
   subset = 12,         // examples whose Hessian gives the stiffest directions
+  dropout = 13,        // what training drops
 };
 
 struct Words {

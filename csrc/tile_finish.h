@@ -74,6 +74,31 @@ struct Residual {
   }
 };
 
+// C = R + k ∘ (A B + bias), k dropout's factors. The rows of all three are as far apart.
+struct DroppedResidual {
+  float* c;
+  const float *residual, *kept;
+  ptrdiff_t row;
+  const float* bias;  // null: none
+  struct Rows {
+    float* c;
+    const float *residual, *kept;
+    ptrdiff_t row;
+    Vec bias;
+    THERMOSPHERE_METHOD void operator()(Vec sum) {
+      store(c, load(residual) + (sum + bias) * load(kept));
+      c += row;
+      residual += row;
+      kept += row;
+    }
+    THERMOSPHERE_METHOD void end() {}
+  };
+  THERMOSPHERE_METHOD Rows rows_from(int first, int column) const {
+    const ptrdiff_t at = first * row + column;
+    return {c + at, residual + at, kept + at, row, bias != nullptr ? load(bias + column) : Vec{}};
+  }
+};
+
 // C = relu(A B + bias), D = C + table[site of the row].
 struct Rectify {
   float* c;

@@ -104,6 +104,8 @@ def encoder_gradient(
     losses: int,
     errors: int,
     work: int,
+    dropout_threshold: int,
+    dropout_seed: int,
     threads: int,
 ) -> None: ...
 def langevin_burst_work_floats(*, network: int, sizes: Sequence[int], chains: int) -> int: ...

@@ -15,6 +15,7 @@ from thermosphere.models.masked_sites import MaskedBatch, MaskedSites
 from thermosphere.models.named import Model
 from thermosphere.models.triton_gradient import TritonGradient
 from thermosphere.ops.arguments import check_precision
+from thermosphere.ops.dropout import Dropout
 from thermosphere.ops.encoder_gradient import EncoderWorkspace, encoder_gradient
 from thermosphere.ops.langevin_burst import FusedPotential
 from thermosphere.ops.minibatch import Minibatch
@@ -145,7 +146,7 @@ class MaskedLanguagePotential:
         dropout: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`__call__`, with dropout for training."""
+        """`__call__`, with dropout for training, whose randomness is `generator`'s."""
         check_weights("MaskedLanguagePotential", weights, self.parameters)
         if self._serves(weights, dropout):
             if batch is not None:
@@ -159,6 +160,7 @@ class MaskedLanguagePotential:
                 fused_data(self.model, self.sites),
                 weights.detach().contiguous(),
                 batch,
+                dropout=drawn_dropout(dropout, generator),
                 workspace=self._workspace,
             )
             assert result.gradient is not None
@@ -212,14 +214,22 @@ class MaskedLanguagePotential:
         """Whether the fused kernels do this call. ValueError where they must and cannot."""
         if self.backend == "autograd":
             return False
-        if weights.dtype == torch.float32 and dropout == 0.0:
+        if weights.dtype == torch.float32 and (dropout == 0.0 or self.backend == "fused"):
             return True
         if self.required:
+            only = "" if self.backend == "fused" else " and no dropout"
             raise ValueError(
-                f"MaskedLanguagePotential: backend {self.backend!r} needs float32 weights and no "
-                f"dropout, got {weights.dtype} and dropout {dropout}"
+                f"MaskedLanguagePotential: backend {self.backend!r} needs float32 weights{only}, "
+                f"got {weights.dtype} and dropout {dropout}"
             )
         return False
+
+
+def drawn_dropout(rate: float, generator: torch.Generator | None) -> Dropout | None:
+    """Dropout at this rate, its seed drawn from the generator; None where nothing is dropped."""
+    if rate == 0.0:
+        return None
+    return Dropout(rate, int(torch.randint(2**63 - 1, (), generator=generator)))
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ import torch
 
 from thermosphere import _core
 from thermosphere.ops.arguments import check_tensor, padded, thread_count
+from thermosphere.ops.dropout import Dropout
 from thermosphere.ops.minibatch import Minibatch
 
 
@@ -166,6 +167,7 @@ def encoder_gradient(
     batch: Minibatch | None = None,
     *,
     with_gradient: bool = True,
+    dropout: Dropout | None = None,
     workspace: EncoderWorkspace | None = None,
     threads: int | None = None,
 ) -> EncoderResult:
@@ -177,6 +179,8 @@ def encoder_gradient(
     batch: indices (C, B) int64 in [0, S), weights (C, B) float32; sequences of weight 0 are
     skipped. None: all S, 1/S each.
     with_gradient: False does the forward pass only.
+    dropout: for training, where models/transformer.py and models/feedforward.py say; an element of
+    each sequence, chain and seed drops out by itself.
     threads: default torch.get_num_threads(); the bits do not depend on it.
 
     Raises ValueError naming the argument that does not fit.
@@ -209,6 +213,8 @@ def encoder_gradient(
         losses=losses.data_ptr(),
         errors=errors.data_ptr(),
         work=work.data_ptr(),
+        dropout_threshold=dropout.threshold if dropout is not None else 0,
+        dropout_seed=dropout.seed if dropout is not None else 0,
         threads=threads,
     )
     return EncoderResult(losses, errors, gradient)

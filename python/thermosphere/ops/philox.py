@@ -32,6 +32,7 @@ class Stream(IntEnum):
     CURVATURE = 10
     PROBE = 11
     SUBSET = 12
+    DROPOUT = 13
 
 
 def check_counter(op: str, seed: int, step: int) -> None:
