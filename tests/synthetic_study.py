@@ -88,7 +88,7 @@ def study(
     name: str = "tf1",
     *,
     table: xr.Dataset | None = None,
-    cooling: xr.Dataset | None = None,
+    second: xr.Dataset | None = None,
     early: Sequence[float] = (0.52, 0.525, 0.53),
     spread: float = 0.002,  # of the test error over draws
     found: Sequence[float] = (0.2, 0.21, 0.22),  # P̃@L of ES and OT runs
@@ -140,4 +140,4 @@ def study(
         own = np.tile(np.arange(CHAINS), temperature.size)
         samples = samples.assign_coords(start=("chain", own))
     references = (trained("ES", early, found), trained("OT", early, found))
-    return ModelStudy(name, 44245, samples, table, references, typical, (sampled,), 1, cooling)
+    return ModelStudy(name, 44245, samples, table, references, typical, (sampled,), 1, second)

@@ -118,14 +118,14 @@ def test_a_wide_scatter_of_dimensions_agrees_with_nothing() -> None:
     assert found.verdict == "disagrees"
 
 
-def test_where_cooled_chains_wait_nothing_is_said_to_disagree() -> None:
+def test_where_the_second_set_waits_nothing_is_said_to_disagree() -> None:
     settled_there = study()
-    cooled = settled_there.table.assign(
+    second = settled_there.table.assign(
         equilibrated=("temperature", X != 1.3), stationary=("temperature", np.zeros(X.size, bool))
     )
-    found = one(claims_weights.norms_are_conserved, study(cooling=cooled))
+    found = one(claims_weights.norms_are_conserved, study(second=second))
     assert found.verdict == "undecided"
-    assert "the chains that were cooled have not settled" in found.because
+    assert "the second set has not settled" in found.because
 
 
 def test_the_rise_is_bounded_by_what_its_ends_may_be() -> None:

@@ -20,9 +20,9 @@ def table(temperature: list[float], loss: list[float], error: list[float]) -> xr
 
 
 def test_only_shared_temperatures_are_compared_and_only_in_standard_errors() -> None:
-    heating = table([1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 2.0, 3.0], [0.3, 0.03, 0.3, np.nan])
-    cooling = table([2.0, 3.0, 4.0, 5.0], [1.5, 2.5, 3.0, 9.0], [0.04, 0.4, 0.1, 0.1])
-    found = hysteresis(heating, cooling)
+    first = table([1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 2.0, 3.0], [0.3, 0.03, 0.3, np.nan])
+    second = table([2.0, 3.0, 4.0, 5.0], [1.5, 2.5, 3.0, 9.0], [0.04, 0.4, 0.1, 0.1])
+    found = hysteresis(first, second)
     assert found["temperature"].values.tolist() == [2.0, 3.0, 4.0]
     assert np.allclose(found["difference"].values, [0.5, 0.5, 0.0])
     assert np.allclose(found["difference_error"].values[:2], [0.05, 0.5])
@@ -31,14 +31,14 @@ def test_only_shared_temperatures_are_compared_and_only_in_standard_errors() -> 
 
 
 def test_an_unknown_error_agrees_with_nothing() -> None:
-    heating, cooling = table([1.0], [0.0], [np.nan]), table([1.0], [0.1], [0.1])
-    assert not hysteresis(heating, cooling)["agree"].values.any()
+    first, second = table([1.0], [0.0], [np.nan]), table([1.0], [0.1], [0.1])
+    assert not hysteresis(first, second)["agree"].values.any()
 
 
 def test_chains_that_still_come_down_are_not_compared() -> None:
-    heating = table([1.0, 2.0, 3.0], [0.0, 1.0, 2.0], [0.1] * 3)
-    cooling = table([1.0, 2.0, 3.0], [5.0, 1.0, 2.0], [0.1] * 3)
-    cooling["equilibrated"][0] = False
-    assert hysteresis(heating, cooling)["temperature"].values.tolist() == [2.0, 3.0]
-    cooling["stationary"] = ("temperature", np.array([True, False, False]))
-    assert hysteresis(heating, cooling)["agree"].values.tolist() == [False, True, True]
+    first = table([1.0, 2.0, 3.0], [0.0, 1.0, 2.0], [0.1] * 3)
+    second = table([1.0, 2.0, 3.0], [5.0, 1.0, 2.0], [0.1] * 3)
+    second["equilibrated"][0] = False
+    assert hysteresis(first, second)["temperature"].values.tolist() == [2.0, 3.0]
+    second["stationary"] = ("temperature", np.array([True, False, False]))
+    assert hysteresis(first, second)["agree"].values.tolist() == [False, True, True]

@@ -17,7 +17,7 @@ from thermosphere.runs.claims_ladder import rise_factor
 from thermosphere.runs.config import Config
 from thermosphere.runs.config_reading import load_config
 from thermosphere.runs.paper_claims import CLAIMS, findings
-from thermosphere.runs.products_ladder import cooling_words
+from thermosphere.runs.products_ladder import second_set_words
 
 X = RATIOS
 JUMP = np.where(X < 1, 0.2, 2.5) + 0.01 * np.log(X)
@@ -123,7 +123,7 @@ def test_verdicts_about_one_model(
     assert found.numbers or verdict == "undecided"
     if verdict == "disagrees":
         assert "15 temperatures count" in found.because
-        assert "heating against cooling was not run" in found.because
+        assert "a second set was not run" in found.because
 
 
 @pytest.mark.parametrize(
@@ -221,26 +221,27 @@ def test_what_starts_share_drops_out_along_the_ladder_and_against_es() -> None:
         assert one(claim, unknown).verdict == "undecided"
 
 
-def test_temperatures_where_cooling_disagrees_do_not_count() -> None:
-    heating = ladder()
-    cooling = ladder(train_loss=np.where(X < 1, 1.0, 0.0) + heating["train_loss"].values)
-    hysteretic = study(table=heating, cooling=cooling)
+def test_temperatures_where_the_second_set_disagrees_do_not_count() -> None:
+    first = ladder()
+    second = ladder(train_loss=np.where(X < 1, 1.0, 0.0) + first["train_loss"].values)
+    hysteretic = study(table=first, second=second)
     assert usable(hysteretic)["temperature"].size == (X >= 1).sum()
-    words = cooling_words(hysteretic)
+    words = second_set_words(hysteretic)
     assert "were compared at 15 temperatures" in words
     assert "They disagree at T = 5e-6 (by 1.000 ± 0.003), " in words
     found = one(claims_ladder.test_error_is_not_monotonic, hysteretic)
     assert found.verdict != "agrees"
     falling = ladder()
-    falling["equilibrated"][X < 1] = False  # cooled chains that have not settled say nothing yet
-    unsettled = study(table=heating, cooling=falling)
+    falling["equilibrated"][X < 1] = False  # chains that have not settled say nothing yet
+    unsettled = study(table=first, second=falling)
     assert usable(unsettled)["temperature"].size == (X >= 1).sum()
-    assert "have not settled at T = 5e-6 (+0.000), " in cooling_words(unsettled)
-    falling["draws"][:] = 0  # not cooled to there
-    assert usable(unsettled)["temperature"].size == X.size
-    agreeing = study(table=ladder(test_error=RISING), cooling=heating)
+    assert "has not settled at T = 5e-6 (+0.000), " in second_set_words(unsettled)
+    falling["draws"][X < 1] = 0  # not run there
+    assert usable(unsettled)["temperature"].size == (X >= 1).sum()
+    assert "At 7 that settled no second set was run." in second_set_words(unsettled)
+    agreeing = study(table=ladder(test_error=RISING), second=first)
     found = one(claims_ladder.test_error_is_not_monotonic, agreeing)
-    assert "heating and cooling agree at all 15 temperatures" in found.because
+    assert "the two sets agree at all 15 temperatures" in found.because
 
 
 def test_weights_that_still_wander_decide_nothing_about_weights() -> None:

@@ -6,17 +6,24 @@ from __future__ import annotations
 import csv
 import shutil
 import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 from thermosphere.cli import main
 from thermosphere.runs import chains, cooling, sample
+from thermosphere.runs.cooling import Walks, walks
 from thermosphere.runs.exact_table import read_comparisons
 from thermosphere.runs.ladder import Ladder
 from thermosphere.runs.store import open_samples
+from thermosphere.sampling.langevin import Langevin
+from thermosphere.sampling.state import LangevinState
+from thermosphere.training import References
 
 SHARES = (0.5, 1.0, 2.0)
 SETTINGS = [
@@ -27,6 +34,19 @@ SETTINGS = [
     *("--set", "pilot.exact_steps=6"),
     *("--set", "pilot.coldest=1e-5", "--set", "pilot.ladder_moves=4", "--set", "pilot.settling=4"),
 ]
+
+
+def all_the_way_down(samples: xr.Dataset, *_: object) -> Walks:
+    ladder = sorted(set(samples["temperature"].values.tolist()), reverse=True)
+    return Walks(ladder, [], ladder[-1])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def second_set_of_every_temperature() -> Iterator[None]:
+    """So few moves leave it to chance on which side of ES weights ⟨U⟩ is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cooling, "walks", all_the_way_down)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -105,20 +125,97 @@ def test_samples_are_taken_where_and_how_the_pilots_say(directory: Path) -> None
     assert set(chosen["sampling"]) <= {"batch", "stiffness", "modes", "t_ratio", "m1"}
 
 
-def test_the_second_set_walks_down_from_the_end_of_the_first(directory: Path) -> None:
-    model = directory / "tf1-small"
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        (0.0, Walks([5.0, 4.0, 3.0, 2.0, 1.0], [], 2.0)),  # ES weights below all of them
+        (1.7, Walks([5.0, 4.0], [3.0], 2.0)),  # 1 is colder than where ⟨U⟩ is least
+        (9.0, Walks([], [3.0, 4.0, 5.0], 2.0)),
+        (0.5, Walks([5.0, 4.0, 3.0], [], 2.0)),  # nothing between the walks
+    ],
+)
+def test_the_second_set_comes_from_the_side_where_early_stopped_weights_are_not(
+    reference: float, expected: Walks
+) -> None:
+    loss = dict(zip((1.0, 2.0, 3.0, 4.0, 5.0), (0.6, 0.3, 1.1, 1.8, 2.5), strict=True))
+    temperature = np.repeat([3.0, 1.0, 2.0, 5.0, 4.0], 2)
+    rising = np.array([[loss[t]] * 4 for t in temperature]) + np.array([9.0, 9.0, 0.0, 0.1])
+    later = np.full((10, 2), np.nan)  # those that went on by themselves, and others that did not
+    samples = xr.Dataset(
+        {"train_loss": (("chain", "draw"), np.hstack([rising, later]))},
+        coords={"temperature": ("chain", temperature)},
+    )
+    assert walks(samples, 4, reference) == expected
+
+
+def second_set(
+    directory: Path, copy: Path, monkeypatch: pytest.MonkeyPatch, plan: Callable[..., Walks]
+) -> tuple[xr.Dataset, xr.Dataset]:
+    """Both sets of the run, the second made anew as planned."""
+    run = not_cooled(directory, copy)
+    monkeypatch.setattr(cooling, "walks", plan)
+    assert main(["cool", "-o", str(run), "--quiet", "--threads", "1"]) == 0
+    model = run / "tf1-small"
     first, second = (open_samples(model / f"{name}.zarr") for name in ("samples", "cooling"))
-    np.testing.assert_array_equal(second["temperature"].values, first["temperature"].values)
-    assert np.isfinite(second["train_loss"].values).all()
-    temperature = first["temperature"].values
-    ladder = sorted(set(temperature.tolist()))
-    hot, warm = (np.flatnonzero(temperature == t) for t in (ladder[-1], ladder[-2]))
-    weights = second["weights"].values.astype(np.float64)
-    start = first["weights"].values[hot, -1].astype(np.float64)  # w0 of every cooled chain
-    for rows in (hot, warm):
-        away = ((weights[rows] - start[:, None]) ** 2).sum(2)
-        np.testing.assert_allclose(second["distance2"].values[rows], away, rtol=1e-5)
-    np.testing.assert_allclose((weights**2).sum(2), second.attrs["norm2"], rtol=1e-5)
+    return first, second
+
+
+def test_the_second_set_walks_down_from_the_hottest_and_up_from_the_lowest(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = open_samples(directory / "tf1-small" / "samples.zarr")
+    temperature = samples["temperature"].values
+    cold, warm, hot = sorted(set(temperature.tolist()))
+    plan = Walks([hot], [warm], cold)
+    first, second = second_set(directory, tmp_path / "run", monkeypatch, lambda *_: plan)
+    assert second.attrs["heated"] == [warm]
+    np.testing.assert_array_equal(second["temperature"].values, temperature)
+    rows = {rung: np.flatnonzero(temperature == rung) for rung in (cold, warm, hot)}
+    assert np.isnan(second["train_loss"].values[rows[cold]]).all()
+    for rung, origin in ((hot, hot), (warm, cold)):
+        start = first["weights"].values[rows[origin], -1].astype(np.float64)
+        weights = second["weights"].values[rows[rung]].astype(np.float64)
+        away = ((weights - start[:, None]) ** 2).sum(2)
+        np.testing.assert_allclose(second["distance2"].values[rows[rung]], away, rtol=1e-5)
+        np.testing.assert_allclose((weights**2).sum(2), second.attrs["norm2"], rtol=1e-5)
+        assert (away[:, 0] < away[:, -1]).all()
+
+
+def test_the_walks_taken_are_those_that_the_samples_ask_for(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = second_set(directory, tmp_path / "run", monkeypatch, walks)
+    model = directory / "tf1-small"
+    references = References.load(model / "references.safetensors")
+    reference = float(references.early_stopped_losses[:, 0].mean())
+    plan = walks(first, first.sizes["draw"], reference)
+    temperature = second["temperature"].values
+    run = np.isfinite(second["train_loss"].values).all(1)
+    assert set(temperature[run].tolist()) == {*plan.down, *plan.up}
+    assert second.attrs["heated"] == plan.up
+
+
+def test_a_walk_goes_from_one_temperature_to_the_next(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = open_samples(directory / "tf1-small" / "samples.zarr")
+    cold, warm, hot = sorted(set(samples["temperature"].values.tolist()))
+    begun: list[torch.Tensor] = []
+    real = Langevin.init
+
+    def noted(self: Langevin, weights: torch.Tensor, **named: Any) -> LangevinState:
+        begun.append(weights.clone())
+        return real(self, weights, **named)
+
+    monkeypatch.setattr(Langevin, "init", noted)
+    plan = Walks([hot, warm, cold], [], cold)
+    first, second = second_set(directory, tmp_path / "run", monkeypatch, lambda *_: plan)
+    temperature = second["temperature"].values
+    ends = [(first, hot), (second, hot), (second, warm)]
+    assert len(begun) == 3
+    for start, (samples, rung) in zip(begun, ends, strict=True):
+        last = samples["weights"].values[temperature == rung][:, -1]
+        np.testing.assert_array_equal(start.numpy(), last)
 
 
 def not_cooled(directory: Path, copy: Path) -> Path:

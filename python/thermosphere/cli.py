@@ -27,7 +27,8 @@ STAGES = {
     "calibrate": "early-stopped weights → gradients and friction that mix fastest "
     "(used where sampling.calibrated = true)",
     "sample": "early-stopped weights → weights sampled on the sphere at every temperature",
-    "cool": "samples → a second set, the ladder walked down from its hottest temperature",
+    "cool": "samples → a second set, from the other side: the ladder walked down, and up where ES "
+    "weights lie above",
     "exact": "samples → the same temperatures by hybrid Monte Carlo, which has no bias "
     "(used where pilot.exact_at is set)",
     "report": "samples → thermodynamics, attention and contacts: figures, table and report.html",

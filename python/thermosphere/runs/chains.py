@@ -181,9 +181,9 @@ def settled_at(samples: xr.Dataset, burn_in: BurnIn) -> list[float]:
     return found
 
 
-def disagreeing(heating: xr.Dataset, cooling: xr.Dataset, burn_in: BurnIn) -> list[float]:
+def disagreeing(first: xr.Dataset, second: xr.Dataset, burn_in: BurnIn) -> list[float]:
     """The temperatures where both sets of samples have settled, and differ."""
-    found = hysteresis(*(thermodynamics(one, burn_in=burn_in) for one in (heating, cooling)))
+    found = hysteresis(*(thermodynamics(one, burn_in=burn_in) for one in (first, second)))
     apart: list[float] = found["temperature"].values[~found["agree"].values].tolist()
     return apart
 

@@ -1,10 +1,11 @@
 """What a claim of the paper comes to in a run: a verdict, the numbers that gave it, and why.
 
 A temperature counts when it equilibrated, or when its chains stand still although they stay apart
-(then their starts are the independent draws), and, where the chains from the next hotter
-temperature were run, heating and cooling agree there.  A claim agrees or disagrees when the 95 %
-interval of what decides it says so; all else is undecided.  The least or largest of a curve may lie
-where temperatures do not count: what would be otherwise then is undecided too (`Open`).
+(then their starts are the independent draws), and, of a model with a second set, that one, which
+came from a neighbouring temperature, settled there too and agrees.  A claim agrees or disagrees
+when the 95 % interval of what decides it says so; all else is undecided.  The least or largest of a
+curve may lie where temperatures do not count: what would be otherwise then is undecided too
+(`Open`).
 """
 
 from __future__ import annotations
@@ -51,21 +52,20 @@ class Finding:
 
 
 def usable(study: ModelStudy) -> xr.Dataset:
-    """The rows of the study's table that count: settled, and where chains were cooled to, these
-    have settled too and agree."""
+    """The rows of the study's table that count: settled, and where there is a second set it has
+    settled too and agrees."""
     counts = settled(study.table)
-    if study.cooling is not None:
-        compared = hysteresis(study.table, study.cooling)
-        apart = compared["temperature"].values[~compared["agree"].values]
-        unsettled = study.cooling["temperature"].values[still_cooling(study.cooling)]
-        counts &= ~np.isin(study.table["temperature"].values, [*apart, *unsettled])
+    if study.second is not None:
+        compared = hysteresis(study.table, study.second)
+        agreeing = compared["temperature"].values[compared["agree"].values]
+        counts &= np.isin(study.table["temperature"].values, agreeing)
     rows: xr.Dataset = study.table.isel(temperature=np.flatnonzero(counts))
     return rows
 
 
-def still_cooling(cooling: xr.Dataset) -> npt.NDArray[np.bool_]:
-    """(temperatures,): whether chains were cooled to there, and have not settled."""
-    found: npt.NDArray[np.bool_] = (cooling["draws"].values > 0) & ~settled(cooling)
+def second_moves(second: xr.Dataset) -> npt.NDArray[np.bool_]:
+    """(temperatures,): whether the second set was run there, and has not settled."""
+    found: npt.NDArray[np.bool_] = (second["draws"].values > 0) & ~settled(second)
     return found
 
 
@@ -124,7 +124,7 @@ def open_around(study: ModelStudy, rows: xr.Dataset, best: int) -> Open:
 
 
 def peak(study: ModelStudy) -> float:
-    """T*, NaN where it is in doubt, or heating and cooling do not agree there: temperatures are
+    """T*, NaN where it is in doubt, or the two sets do not agree there: temperatures are
     then not given in units of it."""
     found = float(study.table.attrs["peak_temperature"])
     doubtful = not math.isfinite(found) or bool(study.table.attrs["peak_caveat"])
@@ -160,8 +160,8 @@ def too_few(study: ModelStudy, needed: int) -> str:
     words = f"{standing} of {every.sizes['temperature']} temperatures of {study.name} settled"
     if standing > count:
         words += (
-            f", and at {standing - count} of these the chains that were cooled disagree, or have "
-            "not settled"
+            f", and at {standing - count} of these the second set disagrees, has not settled, or "
+            "was not run"
         )
     return words if count == 0 else f"{words}; {needed} must count"
 
@@ -175,25 +175,25 @@ def check_and_cause(config: Config, *studies: ModelStudy) -> str:
 
 def _checks(study: ModelStudy) -> str:
     rows = usable(study)
-    if study.cooling is None:
-        cooling = "heating against cooling was not run"
+    if study.second is None:
+        second = "a second set was not run"
     else:
-        compared = hysteresis(study.table, study.cooling)
+        compared = hysteresis(study.table, study.second)
         count = compared.sizes["temperature"]
         agreeing = int(compared["agree"].values.sum())
         where = f"at {agreeing} of the {count} temperatures compared, the others left out"
         if agreeing == count:
             where = f"at all {count} temperatures compared" if count > 1 else "at the one compared"
-        cooling = f"heating and cooling agree {where}"
+        second = f"the two sets agree {where}"
         if not count:
-            cooling = "the chains that were cooled settled nowhere"
+            second = "the second set settled nowhere"
     far = rows["r_hat"].values > EquilibrationRule().max_r_hat
     apart = int((~rows["equilibrated"].values & far).sum())
     return (
         f"Checked for {study.name}: {rows.sizes['temperature']} temperatures count, with at least "
         f"{float(rows['ess'].min()):.0f} effective draws and R̂ ≤ {float(rows['r_hat'].max()):.2f}"
         + (f", at {apart} of them chains that stay apart" if apart else "")
-        + f"; {cooling}."
+        + f"; {second}."
     )
 
 

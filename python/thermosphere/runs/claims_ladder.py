@@ -198,7 +198,7 @@ def minimum_just_above_the_peak(studies: Studies, config: Config) -> list[Findin
         claim = "the test error is least just above T*"
         unit, reason = peak(study), too_few(study, NEEDED)
         if not reason and not math.isfinite(unit):
-            caveat = study.table.attrs["peak_caveat"] or "heating and cooling do not agree there"
+            caveat = study.table.attrs["peak_caveat"] or "the two sets do not agree there"
             reason = f"T* is in doubt ({caveat})"
         if reason:
             findings.append(Finding(FIGURE, study.name, claim, "undecided", "", reason))

@@ -19,8 +19,8 @@ from thermosphere.runs.claims import (
     Verdict,
     check_and_cause,
     in_units_of_peak,
+    second_moves,
     shown,
-    still_cooling,
     usable,
 )
 from thermosphere.runs.config import Config
@@ -167,14 +167,13 @@ def not_settled(study: ModelStudy) -> str:
     stands = bool(settled(row))
     why = str(row["reason"].values)
     if stands:
-        cooled = study.cooling
-        waits = (
-            cooled is not None
-            and study.typical in cooled["temperature"].values[still_cooling(cooled)]
-        )
-        why = "heating and cooling disagree there"
-        if waits:
-            why = "the chains that were cooled have not settled"
+        assert study.second is not None  # or it would count
+        table = study.second.sel(temperature=study.typical)
+        why = "the two sets disagree"
+        if bool(second_moves(table)):
+            why = "the second set has not settled"
+        elif not int(table["draws"]):
+            why = "the second set was not run"
     return f"at {in_units_of_peak(study, study.typical)} {why}"
 
 

@@ -1,10 +1,11 @@
-"""The second set of samples: the ladder walked down, each temperature begun where the hotter one
-ended. It must agree with the chains that started from ES weights; where it does not, one of the
-two is still in the phase that it came from."""
+"""The second set of samples: each temperature begun where a neighbouring one ended, on the other
+side of its ⟨U⟩ than ES weights are. It must agree with the chains that started from these; where
+it does not, one of the two is still in the phase that it came from."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,14 +37,18 @@ def cool_model(
     resume: bool = False,
     progress: bool = False,
 ) -> Path:
-    """Walk the ladder of DIR/samples.zarr down and return DIR/cooling.zarr, in its format.
+    """Walk the ladder of DIR/samples.zarr and return DIR/cooling.zarr, in its format.
 
-    Starts from draw number ``draws`` of the samples at the hottest temperature; as many chains as
-    they have, and ``draws`` at each temperature, a quarter of that more until it has settled, at
-    most ``draws_max``. Ends at the coldest temperature where the samples have settled: below it
-    there is nothing to hold a second set against (where none has, at the coldest). Where the two
-    sets differ and the samples have ``draws_max``, these chains go on too. Raises ValueError where
-    there are no samples, or a cooling that ``resume`` is not to go on with.
+    Chains from ES weights were heated where these have the lower U, and a second set must come from
+    above: the ladder is walked down from its hottest temperature. Where ES weights have the higher
+    U, chains came down themselves, and the ladder is walked up from the temperature that came down
+    farthest (`walks`). Each walk starts from draw number ``draws`` of the samples where it begins;
+    as many chains as they have, and ``draws`` at each temperature, a quarter of that more until it
+    has settled, at most ``draws_max``. Temperatures colder than any where the samples have settled
+    (where they have at one) are only walked through upwards: there is nothing to hold a second set
+    against. Where the two sets differ and the samples have ``draws_max``, these chains go on too.
+    Raises ValueError where there are no samples, or a second set that ``resume`` is not to go on
+    with.
     """
     store_path, checkpoint = directory / COOLING, directory / "cooling.checkpoint.safetensors"
     if (store_path.exists() or checkpoint.exists()) and not resume:
@@ -55,14 +60,26 @@ def cool_model(
     start = torch.from_numpy(samples["start"].values)
     ladder = sorted(set(temperature.tolist()), reverse=True)
     norm2 = float(samples.attrs["norm2"])
-    hottest = (temperature == ladder[0]).nonzero().flatten().numpy()
     origin = settings.draws
     if checkpoint.exists():  # of fewer draws, where these were raised since
         _, header = read_archive(checkpoint, CHECKPOINT)
         origin = int(header["fingerprint"]["draws"])
-    last = torch.from_numpy(read_weights(samples, hottest, [origin - 1])[:, 0])
+    plan = walks(samples, origin, float(references.early_stopped_losses[:, 0].mean()))
     end = min(settled_at(samples, burn_in), default=ladder[-1])
-    walked = [(temperature == rung).nonzero().flatten() for rung in ladder if rung >= end]
+
+    def rows_at(rung: float) -> torch.Tensor:
+        return (temperature == rung).nonzero().flatten()
+
+    def last_draw(rung: float) -> torch.Tensor:
+        return torch.from_numpy(read_weights(samples, rows_at(rung).numpy(), [origin - 1])[:, 0])
+
+    down = [rows_at(rung) for rung in plan.down if rung >= end]
+    up = [rows_at(rung) for rung in plan.up if end <= plan.up[-1]]
+    hot, low = last_draw(ladder[0]), last_draw(plan.lowest)
+    walked = [*down, *up]
+    first = torch.empty_like(references.early_stopped[start])
+    for rung in ladder:
+        first[rows_at(rung)] = low if rung in plan.up else hot
     with tqdm(
         desc=f"cooling {potential.model.name}",
         unit="move",
@@ -73,7 +90,7 @@ def cool_model(
             settings,
             seed,
             temperature,
-            first=last.repeat(len(ladder), 1),  # of every rung: rows are temperature by temperature
+            first=first,
             tether=references.early_stopped[start],  # as those of the first set
             data=data,
             store_path=store_path,
@@ -82,7 +99,8 @@ def cool_model(
             belongs_to={
                 "temperatures": ladder,
                 "draws": origin,
-                "start": float(last.double().square().cumsum(1).sum()),
+                "start": [float(one.double().square().cumsum(1).sum()) for one in (hot, low)],
+                "up": plan.up,
             },
             bar=bar,
         )
@@ -90,22 +108,46 @@ def cool_model(
             chains.load()
         else:
             config = str(samples.attrs.get("config", ""))
-            new_store(store_path, potential, settings, temperature, start, norm2, config)
+            new_store(
+                store_path, potential, settings, temperature, start, norm2, config, heated=plan.up
+            )
         chains.finish_part()
-        weights = last
-        for rows in walked:
-            if not int(chains.done[rows[0]]):
-                sampler = chains.sampler(rows)
-                q = norm2 if settings.constrained else None
-                chains.put(rows, sampler.init(weights, norm2=q, chain_ids=rows.tolist()))
-            chains.advance_all(rows, settings.draws)
-            while not _enough(chains, rows, burn_in):
-                chains.advance(rows, _further(chains, rows))
-            weights = chains.part(rows).weights.cpu()
+        for walk, weights in ((down, hot), (up, low)):
+            for rows in walk:
+                if not int(chains.done[rows[0]]):
+                    sampler = chains.sampler(rows)
+                    q = norm2 if settings.constrained else None
+                    chains.put(rows, sampler.init(weights, norm2=q, chain_ids=rows.tolist()))
+                chains.advance_all(rows, settings.draws)
+                while not _enough(chains, rows, burn_in):
+                    chains.advance(rows, _further(chains, rows))
+                weights = chains.part(rows).weights.cpu()
         for rows in walked:
             while not _enough(chains, rows, burn_in) or _at_odds(chains, rows, samples, burn_in):
                 chains.advance(rows, _further(chains, rows))
     return store_path
+
+
+class Walks(NamedTuple):
+    """Temperatures in the order in which the second set has them."""
+
+    down: list[float]  # from the hottest
+    up: list[float]  # those after `lowest`
+    lowest: float  # where the samples have the least U
+
+
+def walks(samples: xr.Dataset, draws: int, reference: float) -> Walks:
+    """By the second half of the first ``draws`` draws (C, draws) of the samples, whose chains began
+    at a mean U of ``reference``: down to the coldest temperature that lies above it, with all that
+    are hotter, and up from the one with the least U to the next below these."""
+    loss = samples["train_loss"].transpose("chain", "draw").values[:, draws // 2 : draws]
+    temperature = samples["temperature"].values
+    ladder = np.unique(temperature)[::-1]
+    mean = np.array([loss[temperature == rung].mean() for rung in ladder])
+    below = mean < reference
+    down = int(np.argmax(below)) if below.any() else ladder.size
+    lowest = int(np.argmin(mean))
+    return Walks(ladder[:down].tolist(), ladder[down:lowest][::-1].tolist(), float(ladder[lowest]))
 
 
 def _further(chains: StoredChains, rows: torch.Tensor) -> int:

@@ -44,7 +44,7 @@ from thermosphere.runs.study import (
     FromWeights,
     ModelStudy,
     assembled,
-    cooled_samples,
+    second_samples,
 )
 from thermosphere.runs.study_attention import BlockAttention
 from thermosphere.training import EarlyStopped, References
@@ -175,9 +175,9 @@ def _keep_model(
 ) -> None:
     source = run.directory / name
     tensors = _observables("samples", study.samples)
-    cooled = cooled_samples(source)
-    if cooled is not None:
-        tensors |= _observables("cooling", cooled)
+    second = second_samples(source)
+    if second is not None:
+        tensors |= _observables("cooling", second)
     columns = [str(key) for key in study.table if str(key).startswith("precision")]
     tensors |= {f"columns/{key}": _tensor(study.table[key].values) for key in columns}
     for reference in study.references:
@@ -195,6 +195,7 @@ def _keep_model(
         "parameters": study.parameters,
         "blocks": study.blocks,
         "typical": study.typical,
+        "heated": [] if second is None else list(second.attrs.get("heated", [])),
         "ensembles": described,
     }
     write_archive(folder / FILE, tensors, header)
@@ -236,9 +237,11 @@ def _study(name: str, tensors: Tensors, header: Mapping[str, Any], config: Confi
         columns=by_part.get("columns", {}),
     )
     norm2 = header["norm2"]
-    cooled = _dataset(by_part["cooling"], norm2) if "cooling" in by_part else None
+    second = _dataset(by_part["cooling"], norm2) if "cooling" in by_part else None
+    if second is not None:
+        second.attrs["heated"] = header.get("heated", [])
     samples = _dataset(by_part["samples"], norm2)
-    return assembled(name, samples, cooled, found, config.analysis, typical=header["typical"])
+    return assembled(name, samples, second, found, config.analysis, typical=header["typical"])
 
 
 def _observables(part: str, samples: xr.Dataset) -> Tensors:

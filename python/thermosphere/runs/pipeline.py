@@ -11,7 +11,7 @@
     DIR/MODEL/samples.zarr          sample:    observables and weights; checkpoint.safetensors
     beside it
     DIR/MODEL/exact.csv, .safetensors   exact: the same temperatures by hybrid Monte Carlo
-    DIR/MODEL/cooling.zarr          cool:      a second set, from the neighbouring temperature
+    DIR/MODEL/cooling.zarr          cool:      a second set, from neighbouring temperatures
     DIR/report.html, figures/, MODEL/thermodynamics.csv    report
     DIR/provenance.csv              when each stage was done, how long it took, commit, machine
 
@@ -335,7 +335,8 @@ class Run(RunDirectory):
                 print(f"{name}, {one.sentence()}", flush=True)
 
     def cool(self) -> None:
-        """samples.zarr → cooling.zarr of every model: the ladder walked down."""
+        """samples.zarr → cooling.zarr of every model: a second set, each temperature from a
+        neighbouring one, on the other side of ⟨U⟩."""
         data = self._data()
         for name, settings in self.models.items():
             self._needs(f"{name}/checkpoint.safetensors", "sample")

@@ -13,7 +13,7 @@ from thermosphere.analysis.figures_ladder import (
 from thermosphere.analysis.figures_runs import trace_figure
 from thermosphere.analysis.hysteresis import hysteresis
 from thermosphere.analysis.thermodynamics import settled
-from thermosphere.runs.claims import peak, still_cooling, usable
+from thermosphere.runs.claims import peak, second_moves, usable
 from thermosphere.runs.claims_attention import PRECISION
 from thermosphere.runs.claims_ladder import FIGURE
 from thermosphere.runs.product import (
@@ -43,7 +43,7 @@ OBSERVABLES = (
 
 
 def equilibrium(run: StudiedRun) -> Product:
-    """Which temperatures count, and heating against cooling."""
+    """Which temperatures count, and where the second set is."""
     studies = list(run.studies.values())
     text = []
     for study in studies:
@@ -51,7 +51,7 @@ def equilibrium(run: StudiedRun) -> Product:
         said = [
             *training_warnings(name, run.stage1[name], run.trained[name]),
             *equilibration_warnings(name, study.table),
-            cooling_words(study),
+            second_set_words(study),
         ]
         sentences = [sentence.removeprefix(f"{name}: ") for sentence in said]
         text.append(f"{name}: " + " ".join(one[0].upper() + one[1:] for one in sentences))
@@ -67,14 +67,12 @@ def equilibrium(run: StudiedRun) -> Product:
     pictures += [
         Picture(
             f"cooling_{study.name}",
-            observable_figure(
-                {"from ES": study.table, "from the hotter neighbour": study.cooling}, "train_loss"
-            ),
-            f"{study.name}: ⟨U⟩ of chains from ES weights (heating) and from the last draws of the "
-            "next hotter temperature (cooling).",
+            observable_figure(_sets(study.table, study.second), "train_loss"),
+            f"{study.name}: ⟨U⟩ of chains from ES weights and from the last draws of a "
+            "neighbouring temperature, on the other side of ⟨U⟩.",
         )
         for study in studies
-        if study.cooling is not None
+        if study.second is not None
     ]
     return Product(
         EQUILIBRIUM,
@@ -85,6 +83,18 @@ def equilibrium(run: StudiedRun) -> Product:
         pictures=pictures,
         data=[_equilibrium_data(studies)],
     )
+
+
+def _sets(first: xr.Dataset, second: xr.Dataset) -> dict[str, xr.Dataset]:
+    """By where they began."""
+    heated = np.isin(second["temperature"].values, second.attrs.get("heated", []))
+    run = second["draws"].values > 0
+    parts = {"from the hotter neighbour": run & ~heated, "from the colder neighbour": run & heated}
+    return {"from ES": first} | {
+        name: second.isel(temperature=np.flatnonzero(rows))
+        for name, rows in parts.items()
+        if rows.any()
+    }
 
 
 def loss_heat_and_errors(run: StudiedRun) -> Product:
@@ -186,22 +196,22 @@ def _usable_table(run: StudiedRun) -> Table:
     return Table(columns, rows, "", [i for i, row in enumerate(rows) if row[4:6] == ["0", "0"]])
 
 
-def cooling_words(study: ModelStudy) -> str:
-    if study.cooling is None:
-        return f"{study.name}: heating against cooling was not run."
-    found = hysteresis(study.table, study.cooling)
+def second_set_words(study: ModelStudy) -> str:
+    if study.second is None:
+        return f"{study.name}: a second set was not run."
+    found = hysteresis(study.table, study.second)
     apart = found.isel(temperature=np.flatnonzero(~found["agree"].values))
     known = np.abs(found["z"].values)
     known = known[np.isfinite(known)]
-    still = _still_cooling_words(study, study.cooling)
+    still = _waiting_words(study, study.second)
     if not known.size:
         return (
-            f"{study.name}: the chains that were cooled settled at no temperature that counts, and "
-            f"cannot be held against those from ES.{still}"
+            f"{study.name}: the second set settled at no temperature where the first did, and "
+            f"cannot be held against it.{still}"
         )
     count = found.sizes["temperature"]
     words = (
-        f"{study.name}: heating and cooling were compared at {count} temperature"
+        f"{study.name}: the two sets were compared at {count} temperature"
         f"{'s' * (count > 1)}; the largest difference is {known.max():.1f} standard errors"
     )
     if not apart.sizes["temperature"]:
@@ -215,22 +225,26 @@ def cooling_words(study: ModelStudy) -> str:
             strict=True,
         )
     )
-    return f"{words}. They disagree at {listed}, which is left out of every verdict.{still}"
+    left = "which are" if apart.sizes["temperature"] > 1 else "which is"
+    return f"{words}. They disagree at {listed}, {left} left out of every verdict.{still}"
 
 
-def _still_cooling_words(study: ModelStudy, cooling: xr.Dataset) -> str:
-    """Where those from ES stand and the cooled ones do not; begins with a space, or empty."""
-    rows = np.flatnonzero(settled(study.table) & still_cooling(cooling))
+def _waiting_words(study: ModelStudy, second: xr.Dataset) -> str:
+    """Where the first set stands and the second does not; begins with a space, or empty."""
+    stands = settled(study.table)
+    missing = int((stands & (second["draws"].values == 0)).sum())
+    unseen = f" At {missing} that settled no second set was run." if missing else ""
+    rows = np.flatnonzero(stands & second_moves(second))
     if not rows.size:
-        return ""
-    above = (cooling["train_loss"].values - study.table["train_loss"].values)[rows]
+        return unseen
+    above = (second["train_loss"].values - study.table["train_loss"].values)[rows]
     listed = ", ".join(
         f"T = {format_temperature(float(t))} ({gap:+.3f})"
         for t, gap in zip(study.table["temperature"].values[rows], above, strict=True)
     )
     return (
-        f" The chains that were cooled have not settled at {listed}, in brackets how far their ⟨U⟩ "
-        "is from those of ES; these do not count either."
+        f" The second set has not settled at {listed}, in brackets how far its ⟨U⟩ is from that of "
+        f"the first; these do not count either.{unseen}"
     )
 
 
@@ -241,20 +255,22 @@ def _draws(table: xr.Dataset, temperature: float) -> int:
 def _equilibrium_data(studies: list[ModelStudy]) -> Data:
     columns = [
         "model", "T", "chains", "draws", "ess", "r_hat", "drift", "distance", "equilibrated",
-        "stationary", "cooling - heating", "error", "z", "agree", "reason", "note",
+        "stationary", "second from", "second - first", "error", "z", "agree", "reason", "note",
     ]  # fmt: skip
     rows: list[list[Cell]] = []
     for study in studies:
-        found = None if study.cooling is None else hysteresis(study.table, study.cooling)
+        found = None if study.second is None else hysteresis(study.table, study.second)
         for index, temperature in enumerate(study.table["temperature"].values):
             row = study.table.isel(temperature=index)
-            second: list[Cell] = ["", "", "", "not run"]
+            second: list[Cell] = ["", "", "", "", "not run"]
+            if study.second is not None and _draws(study.second, temperature):
+                heated = study.second.attrs.get("heated", [])
+                second[0] = "colder" if temperature in heated else "hotter"
+                second[4] = "not settled"
             if found is not None and temperature in found["temperature"].values:
                 one = found.sel(temperature=temperature)
-                second = [float(one[k]) for k in ("difference", "difference_error", "z")]
-                second.append(bool(one["agree"]))
-            elif study.cooling is not None and _draws(study.cooling, temperature):
-                second[3] = "not settled"
+                second[1:4] = [float(one[k]) for k in ("difference", "difference_error", "z")]
+                second[4] = bool(one["agree"])
             rows.append(
                 [
                     study.name,

@@ -179,10 +179,11 @@ def _verdicts(run: StudiedRun, verdicts: Sequence[Finding]) -> list[str]:
         "it equilibrated (no drift, R̂ and ESS of independent chains, weights that left their "
         "start), or when chains stand still, within what a change of T by 5 % would do, but those "
         "of different starts stay apart, or have few independent draws (the starts are then the "
-        "draws, and what the chains still moved is part of the error), and chains that were cooled "
-        "to it settled too and agree. A claim agrees or disagrees when the 95 % interval of what "
-        "decides it says so. Errors are one standard error, from effective sample sizes and "
-        "blocks, or of the starts, for trained weights of the runs. Half-filled points: chains "
+        "draws, and what the chains still moved is part of the error), and a second set, where the "
+        "model has one, settled too and agrees: chains from a neighbouring temperature, on the "
+        "other side of ⟨U⟩ than those from ES. A claim agrees or disagrees when the 95 % interval "
+        "of what decides it says so. Errors are one standard error, from effective sample sizes "
+        "and blocks, or of the starts, for trained weights of the runs. Half-filled points: chains "
         "stand still; hollow points: they still move.",
         _markdown_table(Table(["claim", "verdict"], rows)),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -19,7 +20,7 @@ from thermosphere.training import References
 
 CHECKPOINT = "thermosphere sampling checkpoint"
 CHECKPOINT_FILE = "checkpoint.safetensors"
-COOLING = "cooling.zarr"  # of the second set (cooling.py)
+COOLING = "cooling.zarr"  # the second set (cooling.py)
 
 
 def sample_model(
@@ -40,7 +41,7 @@ def sample_model(
 
     Chain j of a temperature starts from ES weights j mod (number of references). Row = temperature
     · chains + j. Of the temperatures that have not settled after ``draws``
-    (analysis/thermodynamics.py, by ``burn_in``), or where chains that were cooled (cooling.py) came
+    (analysis/thermodynamics.py, by ``burn_in``), or where the second set (cooling.py) came
     to another ⟨U⟩, the hottest ``going_on`` go on by themselves, a quarter of that at a time, to
     ``draws_max``: what is colder would take still longer. What others lack is NaN. Raises
     ValueError where the directory holds samples and ``resume`` is off; UnreachableSphereError where
@@ -100,7 +101,7 @@ def sample_model(
 
 def _short(chains: StoredChains, cooling: Path, burn_in: BurnIn) -> torch.Tensor:
     """Rows (R,) int64, of as many draws each, that go on: of the ``going_on`` hottest temperatures
-    that have not settled, or differ from chains that were cooled, those with fewest draws. None
+    that have not settled, or differ from the second set, those with fewest draws. None
     where all of these have ``draws_max``."""
     temperature, settings = chains.temperature, chains.settings
     if settings.draws_max <= settings.draws:
@@ -126,8 +127,9 @@ def new_store(
     start: torch.Tensor,  # (C,)
     norm2: float,
     config: str,
+    **more: Any,
 ) -> SampleStore:
-    """An empty store for the settings' draws."""
+    """An empty store for the settings' draws; ``more`` attributes."""
     model = potential.model
     return SampleStore.create(
         path,
@@ -142,5 +144,6 @@ def new_store(
             "backend": potential.backend,
             "norm2": norm2,
             "config": config,
+            **more,
         },
     )

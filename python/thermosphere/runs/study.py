@@ -80,7 +80,9 @@ class ModelStudy:
     typical: float  # the temperature whose weights and attention the tables show
     ensembles: tuple[Ensemble, ...]  # samples at every temperature, rising, then ES and OT
     blocks: int  # of attention
-    cooling: xr.Dataset | None  # thermodynamics of chains from the next hotter temperature
+    # Thermodynamics of chains begun at a neighbouring temperature, the colder one at those that the
+    # attribute `heated` lists.
+    second: xr.Dataset | None
 
     @property
     def shown(self) -> dict[str, Ensemble]:
@@ -127,7 +129,7 @@ def study_model(
     progress: bool = False,
 ) -> ModelStudy:
     """Analyse DIR/samples.zarr with the ES and OT weights beside it, and DIR/cooling.zarr where it
-    is there: chains that began at the last draws of the next hotter temperature.
+    is there: chains that began at the last draws of a neighbouring temperature.
 
     contacts: (n, n) contact map; None leaves out attention, which is judged by it.
 
@@ -138,10 +140,10 @@ def study_model(
         raise ValueError(f"report: {directory / 'samples.zarr'} holds no draw yet")
     trained = References.load(directory / "references.safetensors")
     found = _from_weights(name, samples, trained, data, contacts, settings, analysis, progress)
-    return assembled(name, samples, cooled_samples(directory), found, analysis)
+    return assembled(name, samples, second_samples(directory), found, analysis)
 
 
-def cooled_samples(directory: Path) -> xr.Dataset | None:
+def second_samples(directory: Path) -> xr.Dataset | None:
     """DIR/cooling.zarr; None where it was not run, or has no draw yet."""
     path = directory / "cooling.zarr"
     if not path.exists():
@@ -153,7 +155,7 @@ def cooled_samples(directory: Path) -> xr.Dataset | None:
 def assembled(
     name: str,
     samples: xr.Dataset,
-    cooled: xr.Dataset | None,
+    second: xr.Dataset | None,
     found: FromWeights,
     analysis: Analysis,
     *,
@@ -167,6 +169,10 @@ def assembled(
     table = thermodynamics(samples, burn_in=analysis.burn_in)
     columns = {name: ("temperature", column) for name, column in found.columns.items()}
     table = table.assign(columns)
+    compared = None
+    if second is not None:
+        compared = thermodynamics(second, burn_in=analysis.burn_in)
+        compared.attrs["heated"] = list(second.attrs.get("heated", []))
     return ModelStudy(
         name=name,
         parameters=found.parameters,
@@ -176,7 +182,7 @@ def assembled(
         typical=_typical_temperature(table) if typical is None else typical,
         ensembles=found.ensembles,
         blocks=found.blocks,
-        cooling=None if cooled is None else thermodynamics(cooled, burn_in=analysis.burn_in),
+        second=compared,
     )
 
 
