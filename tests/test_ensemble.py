@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -222,15 +223,37 @@ def kinetic_study(width: float) -> ModelStudy:
 def test_kinetic_energies_are_judged_where_chains_stand_apart(width: float, far: bool) -> None:
     made = kinetic_study(width)
     run = SimpleNamespace(
-        studies={"tf1": made}, config=SimpleNamespace(analysis=SimpleNamespace(burn_in=0.5))
+        studies={"tf1": made},
+        config=SimpleNamespace(analysis=SimpleNamespace(burn_in=0.5)),
+        directory=Path("nowhere"),
     )
     product = products_ensemble.ensemble(run)  # type: ignore[arg-type]
     assert product is not None
     (data,) = product.data
     assert [row[1] for row in data.rows] == list(made.table["temperature"].values[::2])
     assert all(float(row[2]) >= ensemble.JUDGED for row in data.rows)
-    assert all(row[6] == "" for row in data.rows)  # potential energies remember the start
+    assert all(row[7] == "" for row in data.rows)  # potential energies remember the start
     widths = [float(row[4]) for row in data.rows]
     assert (np.median(widths) > products_ensemble.FAR) == far
     assert all(float(row[3]) < products_ensemble.FAR for row in data.rows)
     assert ("0 of them above" in product.text[1]) != far
+
+
+@pytest.mark.parametrize(("true", "far"), [(1.0, False), (2.0, True)])
+def test_chains_in_basins_of_their_own_have_the_slope_of_their_temperatures(
+    true: float, far: bool
+) -> None:
+    """U of n harmonic modes at T above a floor that differs from chain to chain by more than it
+    fluctuates; `true`: how many times farther apart the temperatures are than what is said."""
+    random, modes, cold = np.random.default_rng(6), 2000, 1e-4
+    floor = np.array([[1.0], [1.3], [0.8], [2.0], [1.1]])
+
+    def losses(temperature: float) -> np.ndarray:
+        return floor + 0.5 * temperature * random.chisquare(modes, (5, 60))
+
+    hot = 1.03 * cold
+    pair = ensemble.apart(losses(cold), losses(cold + true * (hot - cold)))
+    assert all(len(draws) >= 150 for draws in pair)
+    distance = ensemble.ensemble_distance(*pair, (cold, hot), modes)
+    assert (distance > products_ensemble.FAR) == far
+    assert far or distance < 3.0

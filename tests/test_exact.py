@@ -26,6 +26,7 @@ from thermosphere.runs.exact_table import (
     Comparison,
     compare,
     read_comparisons,
+    read_hotter,
     save_comparisons,
 )
 from thermosphere.runs.store import OBSERVABLES, SampleStore, open_samples
@@ -109,6 +110,28 @@ def test_both_ways_agree_with_each_other_and_with_quadrature(tmp_path: Path) -> 
         assert 0.6 < one.acceptance.mean() < 0.98
         assert np.abs(one.kinetic.mean(1) - 1).max() < 0.05
     assert found[1].chains == tuple(range(2 * CHAINS, 3 * CHAINS))
+
+
+def test_the_third_way_has_the_law_of_its_temperature(tmp_path: Path) -> None:
+    wide = msgspec.structs.replace(PILOT, exact_at=[0.5, 1.0], exact_neighbour=0.3)
+    check(tmp_path, pilot=wide)
+    found = read_hotter(tmp_path)
+    assert [(one.temperature, one.hotter) for one in found] == [(0.5, 0.65), (1.0, 1.3)]
+    for one in found:
+        assert one.losses.shape == one.losses_hotter.shape == (CHAINS, 100)
+        assert not np.isclose(one.losses, one.losses_hotter).any()
+        for temperature, losses in ((one.temperature, one.losses), (one.hotter, one.losses_hotter)):
+            means = losses[:, 10:].mean(1)
+            error = means.std(ddof=1) / CHAINS**0.5
+            assert abs(means.mean() - exact_energy(temperature)) < 4 * error
+            assert error < 0.03 * exact_energy(temperature)  # else nothing was shown
+        noise = np.corrcoef(one.losses.ravel(), one.losses_hotter.ravel())[0, 1]
+        assert abs(noise) < 0.2  # not the same noise twice
+
+    none = msgspec.structs.replace(PILOT, exact_neighbour=0.0)
+    (tmp_path / exact.FILE).unlink()
+    check(tmp_path, pilot=none)
+    assert read_hotter(tmp_path) == []
 
 
 def hot(monkeypatch: pytest.MonkeyPatch) -> Sampling:

@@ -35,6 +35,17 @@ def independent(values: Array) -> Array:
     return values[:, ::stride].ravel()
 
 
+def apart(cold: Array, hot: Array) -> tuple[Array, Array]:
+    """Independent draws of U (K,) and (L,), of the same chains (C, ·) at two temperatures.
+
+    Chains of different starts stand in basins of their own, in each of which ln P(U|T2)/P(U|T1) has
+    the same slope. What is returned is measured from the middle between a chain's two means, which
+    leaves the slope as it is and gives all chains about the same intercept.
+    """
+    middle = 0.5 * (cold.mean(1, keepdims=True) + hot.mean(1, keepdims=True))
+    return independent(cold - middle), independent(hot - middle)
+
+
 def kinetic_distances(
     kinetic_temperature: Array, temperature: float, parameters: int
 ) -> KineticDistances:

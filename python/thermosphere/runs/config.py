@@ -77,9 +77,9 @@ class Training(Section, frozen=True):
     check_every: Count = 1  # epochs between looks at the validation loss
     patience: Count = 200  # looks without a better one
     reference_epochs: Count = 100_000
-    saturation_patience: Count = (
-        10  # OT: looks in which training loss and error fell by less than …
-    )
+    # OT: training loss and error fell, over the last third of the epochs and at least so many looks
+    # after Q, by less than …
+    saturation_patience: Count = 10
     saturation_tolerance: Annotated[float, Meta(ge=0)] = 5e-3  # … this
     batch: Count = 64
     warmup: Count = 4_000  # steps
@@ -158,6 +158,9 @@ class Pilot(Section, frozen=True):
     # Leapfrog steps of a trajectory. In short trials of tf1-small 18 and 35 gave most effective
     # draws of U a gradient, 70 and 140 fewer; MODEL/exact.csv has what a run's own gives.
     exact_steps: Count = 35
+    # The share of T by which a third way is hotter, for the law of U at two temperatures, whose U
+    # must overlap; 0: none.
+    exact_neighbour: Annotated[float, Meta(ge=0, le=0.5)] = 0.03
 
 
 class Analysis(Section, frozen=True):

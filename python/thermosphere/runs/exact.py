@@ -1,10 +1,11 @@
 """The exact check of ⟨U⟩: samples go on in two ways from their last draws, with hybrid Monte Carlo,
-which has no bias, and with the sampler that made them.
+which has no bias, and with the sampler that made them; and in a third, with that sampler a little
+hotter, for the law of U.
 
 Chains of different ES starts stand in basins of their own, whose U differ by more than any bias. So
-a chain is held against itself: both ways start from the same weights, with as many gradients.
-MODEL/exact.safetensors holds all draws of U and the states of both, as a checkpoint and as what
-exact_table.py judges.
+a chain is held against itself: all ways start from the same weights, with as many gradients.
+MODEL/exact.safetensors holds all draws of U and the states of all, as a checkpoint and as what
+exact_table.py and products_ensemble.py judge.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from thermosphere.training.trainer import check_fingerprint
 
 FILE = "exact.safetensors"
 KIND = "thermosphere exact check"
+HOTTER = "hotter"  # the third way
 WARM_UP = 20  # trajectories that tune the step and do not count; as long for the other way
 TARGET_ACCEPTANCE = 0.8
 MASSES = LangevinOptions(batch=None)  # those of hybrid Monte Carlo, which a step of dt fits
@@ -100,7 +102,8 @@ def check_model(
 ) -> Path:
     """Go on from DIR/samples.zarr at the temperatures nearest to ``pilot.exact_at`` times ``unit``,
     both ways, for ``pilot.exact_gradients`` full-batch gradients a chain, and return
-    DIR/exact.safetensors.
+    DIR/exact.safetensors. Where ``pilot.exact_neighbour`` is not 0, a third way is the samples'
+    sampler at a temperature higher by that share, with noise of its own.
 
     potential: on the CPU. lowest: U_min, kept with the draws. More gradients add to what is there.
     Raises ValueError where the samples are not whole, or a check that ``resume`` is not to go on
@@ -132,6 +135,7 @@ def check_model(
         "ridge": settings.ridge,
         "tether": settings.tether,
         "exact_steps": pilot.exact_steps,
+        "exact_neighbour": pilot.exact_neighbour,
         "seed": seed,
         "start": digest(weights),
     }
@@ -146,20 +150,27 @@ def check_model(
     )
     sampler = Langevin(energy, temperature, seed=seed, options=options)
     moves = moves_of(pilot.exact_steps, options, potential.examples)
+    ways: list[tuple[str, Langevin]] = [("sampled", sampler)]
+    if pilot.exact_neighbour:
+        hotter = temperature * (1.0 + pilot.exact_neighbour)
+        ways.append((HOTTER, Langevin(energy, hotter, seed=seed, options=options)))
     if found is not None:
         tensors, header = found
         check_fingerprint(path, header["fingerprint"], belongs_to)
-        both = [
+        every = [
             Continued.restored("exact", exact, 1, tensors),
-            Continued.restored("sampled", sampler, moves, tensors),
+            *(Continued.restored(name, way, moves, tensors) for name, way in ways),
         ]
     else:
         ids = rows.tolist()
         full = Langevin(energy, temperature, seed=seed, options=MASSES)
         masses = full.init(weights, norm2=norm2, chain_ids=ids).masses
         begun = exact.init(weights, masses=masses, norm2=norm2, chain_ids=ids)
-        state = sampler.init(weights, norm2=norm2, chain_ids=ids)
-        both = [Continued("exact", exact, begun, 1), Continued("sampled", sampler, state, moves)]
+        every = [Continued("exact", exact, begun, 1)]
+        for number, (name, way) in enumerate(ways):
+            own = [number * len(samples["chain"]) + chain for chain in ids]  # noise of its own
+            state = way.init(weights, norm2=norm2, chain_ids=own)
+            every.append(Continued(name, way, state, moves))
 
     def save() -> None:
         header = {
@@ -170,27 +181,30 @@ def check_model(
             "unit": unit,
             "lowest": lowest,
         }
-        tensors = {"temperature": temperature, **both[0].tensors(), **both[1].tensors()}
+        tensors = {"temperature": temperature}
+        for one in every:
+            tensors |= one.tensors()
         write_archive(path, tensors, header)
 
-    hybrid = both[0].state
+    hybrid = every[0].state
     assert isinstance(hybrid, HybridMonteCarloState)
-    tuned, done = hybrid.tuned, both[1].losses.shape[1]
+    tuned, done = hybrid.tuned, every[1].losses.shape[1]
     wanted = pilot.exact_gradients // pilot.exact_steps
     saved_at = time.monotonic()
     with tqdm(
         total=(WARM_UP + wanted) * pilot.exact_steps,
         initial=(tuned + done) * pilot.exact_steps,
-        desc=f"exact check of {potential.model.name}, {len(rows)} chains, both ways",
+        desc=f"exact check of {potential.model.name}, {len(rows)} chains, {len(every)} ways",
         unit="gradient",
         disable=not progress,
     ) as bar:
         for turn in range(tuned - WARM_UP, wanted - done):
             if turn < 0:
                 exact.warm_up(hybrid, 1)
-                sampler.run(both[1].state, moves)  # type: ignore[arg-type]
+                for one in every[1:]:
+                    one.sampler.run(one.state, moves)  # type: ignore[arg-type]
             else:
-                for one in both:
+                for one in every:
                     one.draw(potential)
             bar.update(pilot.exact_steps)
             last = turn + 1 == wanted - done

@@ -8,6 +8,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from thermosphere.analysis import convergence
 from thermosphere.analysis.bias import Average, paired_difference
 from thermosphere.analysis.significance import Measured
 from thermosphere.archive import read_archive
-from thermosphere.runs.exact import FILE, KIND
+from thermosphere.runs.exact import FILE, HOTTER, KIND
 
 Array = npt.NDArray[np.float64]
 
@@ -34,6 +35,7 @@ READ = (
     *(f"{way}.draws.{what}" for way in ("exact", "sampled") for what in ("losses", "kinetic")),
     *("exact.accepted", "exact.acceptance", "exact.counted"),
 )
+READ_OF_HOTTER = f"{HOTTER}.draws.losses"  # where there is a third way
 
 COLUMNS = (
     "T",
@@ -240,6 +242,30 @@ def read_comparisons(directory: Path, seen: float = math.inf) -> list[Comparison
         )
         for t in np.unique(temperature)
         for rows in [np.flatnonzero(temperature == t)]
+    ]
+
+
+class HotterWay(NamedTuple):
+    """U of chains at T, and of the same chains gone on at `hotter`, from the same weights."""
+
+    temperature: float
+    hotter: float
+    losses: Array  # (C, K), at T
+    losses_hotter: Array  # (C, K)
+
+
+def read_hotter(directory: Path) -> list[HotterWay]:
+    """Of each temperature of DIR/exact.safetensors, rising, all draws; empty where no third way was
+    gone."""
+    tensors, header = read_archive(directory / FILE, KIND)
+    if READ_OF_HOTTER not in tensors:
+        return []
+    temperature = tensors["temperature"].numpy()
+    share = 1.0 + header["fingerprint"]["exact_neighbour"]
+    losses, hotter = (tensors[key].numpy() for key in ("sampled.draws.losses", READ_OF_HOTTER))
+    return [
+        HotterWay(float(t), float(t) * share, losses[temperature == t], hotter[temperature == t])
+        for t in np.unique(temperature)
     ]
 
 

@@ -212,7 +212,10 @@ def _keep_model(
             shutil.copyfile(source / file, folder / file)
     if (source / exact.FILE).is_file():
         tensors, header = read_archive(source / exact.FILE, exact.KIND)
-        write_archive(folder / exact.FILE, {key: tensors[key] for key in exact_table.READ}, header)
+        read = (*exact_table.READ, exact_table.READ_OF_HOTTER)
+        write_archive(
+            folder / exact.FILE, {key: tensors[key] for key in read if key in tensors}, header
+        )
     provenance.save(provenance.rows_of(run.directory, name), folder)
 
 

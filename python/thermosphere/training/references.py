@@ -82,10 +82,12 @@ def train_references(
     """Train `runs` networks through |w|² = `norm2` (Q) until training loss and error saturate.
 
     |w|² is looked at after every step; the first weights with |w|² ≥ Q, scaled to |w|² = Q
-    (relative 1e-6), are the ES weights. A run is saturated when over the last `patience` checks
-    neither its training loss (nats) nor its training error has fallen by more than `tolerance`
-    below its value before (criterion and defaults chosen; the paper states none), and it has
-    reached Q. Checkpoints as in `train_early_stopped`.
+    (relative 1e-6), are the ES weights. A run is saturated when over the last third of
+    its epochs, at least `patience` checks, all of them after it reached Q, neither its training
+    loss (nats) nor its training error has fallen by more than `tolerance` below its value before
+    (criterion and defaults chosen; the paper states none). A share of the epochs, because the
+    learning rate falls as step^-½: over a fixed number of them every training seems to stand still
+    in the end. Checkpoints as in `train_early_stopped`.
 
     Raises ValueError for options out of range, a Q that the initial weights already exceed, a run
     that does not reach Q within `max_epochs`, and a checkpoint that is damaged or of another
@@ -155,7 +157,7 @@ def train_references(
             state["over_trained_epochs"][active] = epoch
             if epoch % check_every == 0:
                 _check(state, trainer, validation, active, epoch)
-                state["saturated"] |= active & _saturated(state, patience, tolerance)
+                state["saturated"] |= active & _saturated(state, trainer, patience, tolerance)
                 bar.set_postfix(train=f"{float(state['history'][-1, 0].nanmean()):.4f}")
             bar.update()
             done = epoch == max_epochs or bool(state["saturated"].all())
@@ -165,7 +167,7 @@ def train_references(
     if epoch % check_every != 0:  # max_epochs came between two checks; more epochs go on without
         active = ~state["saturated"]
         _check(state, trainer, validation, active, epoch)
-        state["saturated"] |= active & _saturated(state, patience, tolerance)
+        state["saturated"] |= active & _saturated(state, trainer, patience, tolerance)
     return _references(state, trainer, data, norm2, epoch)
 
 
@@ -188,15 +190,18 @@ def _check(
 
 
 def _saturated(
-    state: dict[str, torch.Tensor], patience: int, tolerance: float
+    state: dict[str, torch.Tensor], trainer: Trainer, patience: int, tolerance: float
 ) -> torch.Tensor:  # (R,) bool
-    """Reached Q, and neither training loss nor error fell by more than `tolerance` of late."""
-    history = state["history"][:, :2]  # (H, 2, R)
-    if len(history) <= patience:
+    """Whether, in the last third of the epochs, all of it beyond Q, neither training loss nor error
+    fell by more than `tolerance`."""
+    history, epochs = state["history"][:, :2], state["history_epoch"]  # (H, 2, R), (H,)
+    late = max(patience, int((epochs > 2 * epochs[-1] // 3).sum()))  # checks
+    if len(history) <= late:
         return torch.zeros_like(state["saturated"])
-    before, late = history[:-patience], history[-patience:]
-    fallen = before.amin(dim=0) - late.amin(dim=0)  # (2, R); NaN for runs saturated earlier
-    return (fallen <= tolerance).all(dim=0) & (state["early_stopped_step"] > 0)
+    fallen = history[:-late].amin(dim=0) - history[-late:].amin(dim=0)  # (2, R); NaN once saturated
+    reached = state["early_stopped_step"]
+    beyond = (reached > 0) & (reached <= epochs[-late] * trainer.steps_per_epoch)
+    return (fallen <= tolerance).all(dim=0) & beyond
 
 
 def _references(

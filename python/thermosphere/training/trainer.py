@@ -40,9 +40,9 @@ class TrainingOptions:
 class Trainer:
     """Adam, β = (0.9, 0.98), eps 1e-9, on `runs` rows; each row sees its own shuffle every epoch.
 
-    All randomness (initial weights, shuffles, dropout) comes from one generator seeded with `seed`;
-    with its state, the weights and Adam's moments saved, training continues with the same bits (for
-    the same number of threads).
+    All randomness (initial weights, shuffles, the seed of what each step drops) comes from one
+    generator seeded with `seed`; with its state, the weights and Adam's moments saved, training
+    continues with the same bits (on the same instruction set, for the same number of threads).
     """
 
     def __init__(
@@ -157,6 +157,8 @@ def fingerprint(model: Model, data: DataSet, **arguments: Any) -> dict[str, Any]
     for part in (data.train, data.validation, data.test):
         digest.update(part.tokens.tobytes())
         digest.update(part.masked.tobytes())
+    if arguments.get("dropout"):  # it was a torch.Generator that dropped, once
+        arguments["dropped_by"] = "Philox"
     return {
         **{f"model.{name}": value for name, value in asdict(model).items()},
         "data": digest.hexdigest(),
