@@ -13,7 +13,9 @@ import xarray as xr
 
 from thermosphere.cli import STAGES, main
 from thermosphere.proteins.dataset import DataSet
-from thermosphere.runs import chains
+from thermosphere.proteins.fasta import read_sequences
+from thermosphere.proteins.tempering_result import TemperingResult
+from thermosphere.runs import chains, provenance
 from thermosphere.runs.config_reading import load_config, preset_text
 from thermosphere.runs.provenance import stage_times
 
@@ -179,7 +181,7 @@ def test_a_refused_first_command_leaves_no_settings(
     assert main(["contacts", "-o", str(run), "--quiet"]) == 0  # the built-in protein
     kept = (run / "config.toml").read_text()
     refused(capsys, "sequences", "--sequences", str(file), "-o", str(run), "--quiet")
-    assert (run / "contacts.toml").is_file()
+    assert (run / "config.toml").read_text() == kept
     own = tmp_path / "own"
     own.mkdir()
     (own / "config.toml").write_text(kept)
@@ -259,6 +261,39 @@ def test_a_mistake_does_not_spoil_the_directory(
         capsys, "contacts", "--preset", "smoke", "--structure", "no.pdb", *run, "--resume"
     )
     assert "structure.file" in line
+
+
+def test_a_refusal_that_took_its_time_does_not_spoil_the_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ["-o", str(tmp_path / "run"), "--quiet"]
+    monkeypatch.setattr(provenance, "KEPT", 0.0)  # its time is written down
+    refused(capsys, "contacts", "--preset", "smoke", "--structure", "no.pdb", *run)
+    assert [one.name for one in (tmp_path / "run").iterdir()] == ["provenance.csv"]
+    assert main(["contacts", "--preset", "smoke", *run]) == 0
+
+
+def test_sequences_of_another_length_are_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = tmp_path / "short.fasta"
+    listed.write_text("".join(f">{k}\nACDEFGHIKL\n" for k in range(400)))
+    run = ["run", "--preset", "smoke", "--sequences", str(listed), "-o", str(tmp_path / "run")]
+    line = refused(capsys, *run, "--quiet")
+    assert "short.fasta: sequences must have the 86 sites of the built-in protein, got 10" in line
+    assert not (tmp_path / "run").exists()
+    assert main(["contacts", "--preset", "smoke", "-o", str(tmp_path / "run"), "--quiet"]) == 0
+    line = refused(capsys, *run, "--quiet", "--resume")
+    assert "must have the 86 sites of" in line
+    assert "contacts.toml, got 10" in line
+
+
+def test_a_list_of_sequences_that_a_kill_prevented_is_written_later(copied: Path) -> None:
+    asked = ["--set", "sequences.fasta=true", "-o", str(copied), "--resume", "--quiet"]
+    assert not (copied / "sequences.fasta").exists()
+    assert main(["sequences", *asked]) == 0
+    listed = read_sequences(copied / "sequences.fasta")
+    np.testing.assert_array_equal(listed, TemperingResult.load(copied / "sequences.npz").sequences)
 
 
 def test_a_checkpoint_of_other_weights_is_refused(

@@ -96,6 +96,11 @@ def test_set_replaces_one_key() -> None:
         ),
         ("interaction_seed = 2\n[sequences]\ncouplings = 'a'", "interaction_seed is of a contact"),
         (
+            "interaction_seed = 2\n[sequences]\ninteractions = 'a'",
+            "sequences.interactions needs no",
+        ),
+        ("interaction_seed = 2\n[sequences]\nfile = 'a'", "and sequences.file needs none, got 2"),
+        (
             "[sequences]\ncouplings = 'a'\nmoves = 'swap'",
             "sequences.moves = 'swap' keeps the composition of a structure's sequence and needs a "
             "structure.file",

@@ -366,3 +366,82 @@ def test_save_and_load(tmp_path):
 def test_contact_map_refuses_what_does_not_fit(sequence, contacts, message):
     with pytest.raises(ValueError, match=message):
         ContactMap(sequence, np.array(contacts))
+
+
+FIVE = [(3.0 * k, 0.0, 0.0) for k in range(5)]
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        ["TER"],
+        [atom("HOH", 90, (50.0, 0.0, 0.0), name="O", element="O").replace("ATOM  ", "HETATM")],
+        [atom("SEC", 90, (7.5, 0.0, 0.0)).replace("ATOM  ", "HETATM")],
+    ],
+    ids=["TER", "water", "foreign residue"],
+)
+def test_a_chain_of_several_pieces_is_refused(pdb, between):
+    first = [atom("ALA", k + 1, at) for k, at in enumerate(FIVE[:3])]
+    second = [atom("ALA", k + 4, at) for k, at in enumerate(FIVE[3:])]
+    refusal = r"chain A: residues must be one piece, got 3\(ALA\)"
+    with pytest.raises(ValueError, match=refusal) as it:
+        contact_map(pdb([*first, *between, *second]), gaps=True)
+    assert "\n" not in str(it.value)
+    assert contact_map(pdb([*first, *second])).length == 5
+
+
+def test_what_follows_a_chain_is_no_second_piece(pdb):
+    """Waters, ions (calcium is CA too) and free amino acids."""
+    ion = atom(" CA", 80, (60.0, 0.0, 0.0), element="CA")
+    others = [
+        atom("HOH", 90, (50.0, 0.0, 0.0), name="O", element="O"),
+        ion[:12] + "CA  " + ion[16:],
+        atom("GLY", 91, (70.0, 0.0, 0.0)),
+    ]
+    hetero = [line.replace("ATOM  ", "HETATM") for line in others]
+    chain = [atom("ALA", k + 1, at) for k, at in enumerate(FIVE)]
+    assert contact_map(pdb([*chain, "TER", *hetero])).length == 5
+
+
+@pytest.mark.parametrize("name", ["HA  ", "HB1 ", "HN  ", "HD1 ", "HG  ", "HE2 ", "HO  ", "1HB "])
+def test_hydrogens_without_an_element_are_no_heavy_atoms(pdb, name):
+    """Also where their names begin in the first column."""
+    lines = [line[:76] for line in chain_on_a_line(step=4.5)]
+    close = atom("ALA", 1, (6.0, 0.0, 0.0))[:76]
+    found = contact_map(pdb([lines[0], close[:12] + name + close[16:], *lines[1:]]))
+    assert pairs(found) == []
+
+
+def test_hydrogens_choose_no_conformer_and_need_no_names_of_their_own(pdb):
+    rest = chain_on_a_line()[1:]
+    one = [
+        atom("ALA", 1, (0.0, 0.0, 0.0), altloc="A", occupancy=0.4),
+        atom("ALA", 1, (0.0, 1.0, 0.0), altloc="B", occupancy=0.6),
+        atom("ALA", 1, (0.0, 2.0, 0.0), name="H", altloc="C", element="H"),
+    ]
+    assert contact_map(pdb([*one, *rest])).length == 6
+    twice = [atom("ALA", 1, (0.0, k, 0.0), name="H", element="H") for k in (1.0, 2.0)]
+    assert contact_map(pdb([chain_on_a_line()[0], *twice, *rest])).length == 6
+
+
+def test_the_first_model_is_read_whatever_its_number(pdb):
+    lines = chain_on_a_line()
+    for number in (0, 5):
+        found = contact_map(pdb([f"MODEL     {number:4d}", *lines, "ENDMDL"]))
+        assert (found.length, found.provenance["model"]) == (6, number)
+
+
+@pytest.mark.parametrize("contacts", ["[[0, 2, 1], [3, 1, 5]]", "[[0.9, 2.2]]", "[[true, 2]]"])
+def test_contacts_of_a_map_are_pairs_of_sites(tmp_path, contacts):
+    path = tmp_path / "map.toml"
+    native_2abd().save(path)
+    text = path.read_text()
+    head, tail = text.split("contacts = [")
+    after = tail.partition("\n]")[2]
+    path.write_text(f"{head}contacts = {contacts}{after}")
+    with pytest.raises(ValueError, match=r"is not a contact map .*a contact must be two sites"):
+        ContactMap.load(path)
+
+
+def test_a_cutoff_beyond_all_distances(pdb):
+    assert len(contact_map(pdb(chain_on_a_line(4)), cutoff=1e200).contacts) == 3

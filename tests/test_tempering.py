@@ -36,6 +36,7 @@ def small_run(moves, **options):
         if moves == "mutation"
         else (SWAP_CONTACTS, SWAP_NATIVE)
     )
+    native = options.pop("native", native)
     arguments = {"seed": 5, "sequences": 400, "hot": 6.0, "temperature": 0.6, "harvest_spacing": 3}
     model = options.pop("model", None) or PottsModel.from_contacts(contacts, J3, len(native))
     return sample_sequences(model, native, moves=moves, **(arguments | options))
@@ -243,6 +244,8 @@ def test_checkpoints_of_something_else_are_refused(tmp_path):
     model = PottsModel.from_contacts(SWAP_CONTACTS[1:], J3, 6)
     with pytest.raises(ValueError, match="does not fit: it was another model"):
         small_run("swap", checkpoint=path, model=model)
+    with pytest.raises(ValueError, match=r"does not fit: native was '[0-9a-f]+', now "):
+        small_run("swap", checkpoint=path, native=SWAP_NATIVE[::-1])
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(ValueError, match="thermosphere tempering checkpoint 1 file"):
         small_run("swap", checkpoint=path)

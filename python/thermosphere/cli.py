@@ -245,7 +245,7 @@ def _stages(parsed: argparse.Namespace) -> None:
         _check_devices(config, parsed.models)
     there = [(parsed.output / name).exists() for name in ("sequences.npz", "sequences.fasta")]
     if {"sequences", "dataset"} <= set(parsed.stages) and not any(there):
-        check_readable(config)
+        check_readable(config, parsed.output / "contacts.toml")
     run = pipeline.Run.open(
         parsed.output,
         config,
@@ -261,7 +261,9 @@ def _stages(parsed: argparse.Namespace) -> None:
             one.do(stage, alone=len(parsed.stages) == 1)
     except (ValueError, OSError):
         # The settings may be what was wrong; no stage that takes them up has done anything.
-        if not run.has_results or parsed.stages[at] == "contacts":
+        stage = parsed.stages[at]
+        first = at == 0 and stage in ("sequences", "dataset") and not run.has_output(stage)
+        if not run.has_results or stage == "contacts" or first:
             if before is None:
                 saved.unlink()
             else:

@@ -114,13 +114,12 @@ def local_differences(
 
 def grid_energy(model: PottsModel, system: System, tokens: NDArray[np.uint8]) -> int:
     """E(tokens) in units of the grid."""
-    fields = np.rint(model.fields / system.unit).astype(np.int64)
-    blocks = np.rint(model.couplings / system.unit).astype(np.int64)
     i, j = model.pairs.T
-    return int(
-        fields[np.arange(model.length), tokens].sum()
-        + blocks[model.block, tokens[i], tokens[j]].sum()
+    terms = (
+        model.fields[np.arange(model.length), tokens],
+        model.couplings[model.block, tokens[i], tokens[j]],
     )
+    return int(sum(np.rint(one / system.unit).astype(np.int64).sum() for one in terms))
 
 
 def aligned(shape: tuple[int, ...]) -> NDArray[np.int64]:

@@ -133,12 +133,18 @@ def _parse(data: bytes, name: str) -> ContactMap:
             raise ValueError(f"format {stored['format']!r}, expected {FORMAT!r}")
         return ContactMap(
             sequence=stored["sequence"],
-            contacts=np.array(stored["contacts"], dtype=np.int64).reshape(-1, 2),
+            contacts=np.array([_pair(one) for one in stored["contacts"]], np.int64).reshape(-1, 2),
             labels=tuple(stored["labels"]),
             provenance=stored["provenance"],
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"ContactMap.load: {name} is not a contact map ({error})") from None
+
+
+def _pair(entry: object) -> list[int]:
+    if not (isinstance(entry, list) and len(entry) == 2 and all(type(i) is int for i in entry)):
+        raise ValueError(f"a contact must be two sites, got {entry}")
+    return entry
 
 
 def native_2abd() -> ContactMap:
@@ -154,7 +160,7 @@ def contact_map(
     path: str | os.PathLike[str],
     *,
     chain: str | None = None,
-    model: int = 1,
+    model: int | None = None,
     cutoff: float = 4.0,
     min_separation: int = 2,
     gaps: bool = False,
@@ -170,28 +176,30 @@ def contact_map(
 
     Separation along the chain: two residues that follow each other in the file are one apart when
     their numbers or insertion codes say so, or when a peptide bond joins them (numberings that
-    skip). Otherwise the residues between them are missing.  That is an error, unless ``gaps`` is
-    true: then the sites are the residues present, and |i − j| counts the missing ones too, so that
-    min_separation keeps its meaning.  Residues missing at the ends of the chain change no
-    separation and are no gap.
+    skip). Otherwise the residues between them are missing; mmCIF counts them.  That is an error,
+    unless ``gaps`` is true: then the sites are the residues present, and |i − j| counts the missing
+    ones too, so that min_separation keeps its meaning.  Residues missing at the ends of the chain
+    change no separation and are no gap.
 
     Arguments:
         chain: author's name of the chain; may be left out where the model has one protein chain.
-        model: number of the model.
+        model: number of the model; by default the first that has atoms.
         cutoff: in Å.
 
     Residues with fewer heavy atoms than their kind has are counted in the provenance.
 
     Raises: ValueError with one line for a file that is no structure, a chain or model that is not
-    there (it lists those that are), an unknown residue, missing residues, or coordinates that are
-    missing; OSError for an unreadable file.
+    there (it lists those that are), an unknown residue, a chain of several pieces, missing
+    residues, or coordinates that are missing; OSError for an unreadable file.
     """
     if not (math.isfinite(cutoff) and cutoff > 0.0):
         raise ValueError(f"contact_map: cutoff must be a positive number of Å, got {cutoff}")
     if min_separation < 1:
         raise ValueError(f"contact_map: min_separation must be at least 1, got {min_separation}")
     path = Path(path)
-    residues = _select(_read(path), path, chain, model)
+    structure = _read(path)
+    model = _model(structure, path, model)
+    residues = _select(structure, path, chain, model)
     where = f"contact_map: {path} chain {residues.chain}"
     sequence = "".join(_letter(residue, where) for residue in residues.spans)
     atoms = [_heavy_atoms(residue) for residue in residues.spans]
@@ -237,13 +245,17 @@ def _read(path: Path) -> gemmi.Structure:
     return structure
 
 
-def _select(structure: gemmi.Structure, path: Path, chain: str | None, model: int) -> _Chain:
-    numbers = [candidate.num for candidate in structure if candidate.count_atom_sites()]
+def _model(structure: gemmi.Structure, path: Path, model: int | None) -> int:
+    numbers = [int(candidate.num) for candidate in structure if candidate.count_atom_sites()]
     if not numbers:
         raise ValueError(f"contact_map: {path} holds no atom")
-    if model not in numbers:
+    if model is not None and model not in numbers:
         listed = ", ".join(map(str, numbers))
         raise ValueError(f"contact_map: {path} has no model {model}; its models: {listed}")
+    return numbers[0] if model is None else model
+
+
+def _select(structure: gemmi.Structure, path: Path, chain: str | None, model: int) -> _Chain:
     peptides = (gemmi.PolymerType.PeptideL, gemmi.PolymerType.PeptideD)
     proteins = {
         candidate.name: candidate
@@ -260,8 +272,10 @@ def _select(structure: gemmi.Structure, path: Path, chain: str | None, model: in
         raise ValueError(
             f"contact_map: {path} has no protein chain {name!r}; its protein chains: {listed}"
         )
+    polymer = proteins[name].get_polymer()
+    _check_whole(proteins[name], polymer, f"contact_map: {path} chain {name}")
     spans: list[list[gemmi.Residue]] = []
-    for residue in proteins[name].get_polymer():
+    for residue in polymer:
         if spans and spans[-1][0].seqid == residue.seqid:
             spans[-1].append(residue)
         else:
@@ -271,6 +285,20 @@ def _select(structure: gemmi.Structure, path: Path, chain: str | None, model: in
     while spans and _caps(spans[-1]):
         del spans[-1]
     return _Chain(name, spans)
+
+
+def _check_whole(chain: gemmi.Chain, polymer: gemmi.ResidueSpan, where: str) -> None:
+    """ValueError where residues of the chain lie beyond its first piece: a TER, water or a group
+    that is no amino acid between them, or several molecules under one name."""
+    count = len(polymer)
+    for residue in list(chain)[count:]:
+        carbon = residue.find_atom("CA", "*")
+        if residue.het_flag == "A" and carbon is not None and carbon.element != gemmi.Element("Ca"):
+            last = polymer[count - 1]
+            raise ValueError(
+                f"{where}: residues must be one piece, got {last} and beyond what follows it "
+                f"{residue} (several molecules, a TER or a foreign group under one chain's name)"
+            )
 
 
 def _caps(residues: list[gemmi.Residue]) -> bool:
@@ -286,7 +314,7 @@ def _conformer(residues: list[gemmi.Residue]) -> tuple[gemmi.Residue, str]:
     """The residue and the letter of its conformer of highest occupancy; the first of equals."""
     occupancies: dict[tuple[int, str], list[float]] = {}
     for index, residue in enumerate(residues):
-        for atom in residue:
+        for atom in _heavy(residue) or residue:
             occupancies.setdefault((index, atom.altloc), []).append(atom.occ)
         named = [key for key in occupancies if key[0] == index and key[1] != "\0"]
         if named:
@@ -309,12 +337,19 @@ def _letter(residues: list[gemmi.Residue], where: str) -> str:
 def _heavy_atoms(residues: list[gemmi.Residue]) -> NDArray[np.float64]:
     """(atoms, 3) positions in Å of one conformer, without hydrogen and deuterium."""
     residue, letter = _conformer(residues)
-    positions = [
-        atom.pos.tolist()
-        for atom in residue
-        if atom.altloc in ("\0", letter) and not atom.is_hydrogen()
-    ]
+    positions = [atom.pos.tolist() for atom in _heavy(residue) if atom.altloc in ("\0", letter)]
     return np.array(positions, dtype=np.float64).reshape(-1, 3)
+
+
+def _heavy(residue: gemmi.Residue) -> list[gemmi.Atom]:
+    return [atom for atom in residue if not _hydrogen(atom)]
+
+
+def _hydrogen(atom: gemmi.Atom) -> bool:
+    """Also without a column of elements, where gemmi reads names that begin in the first column as
+    mercury (HG), helium (HE2), …, or as nothing it knows."""
+    taken_for = atom.element.name in ("X", "He", "Hf", "Hg", "Ho")
+    return atom.is_hydrogen() or (taken_for and atom.name.lstrip("0123456789").startswith("H"))
 
 
 def _check_atoms(
@@ -330,7 +365,7 @@ def _check_atoms(
                 f"{positions[~np.isfinite(positions).all(1)][0].tolist()}"
             )
         conformer, letter = _conformer(residue)
-        names = [atom.name for atom in conformer if atom.altloc in ("\0", letter)]
+        names = [atom.name for atom in _heavy(conformer) if atom.altloc in ("\0", letter)]
         if len(set(names)) < len(names):
             raise ValueError(
                 f"{where}: residue {residue[0]} has an atom twice (two copies under one chain?)"
@@ -361,7 +396,9 @@ def _places(spans: list[list[gemmi.Residue]], where: str, gaps: bool) -> NDArray
 
 def _missing_between(before: gemmi.Residue, after: gemmi.Residue, where: str) -> int:
     if before.label_seq is not None and after.label_seq is not None:  # mmCIF counts the true chain
-        return int(after.label_seq - before.label_seq) - 1
+        step = int(after.label_seq - before.label_seq)
+        if step >= 1:  # some write the author's numbers there, which need not rise
+            return 0 if _bonded(before, after) else step - 1
     first, second = before.seqid.num, after.seqid.num
     if first is None or second is None:
         raise ValueError(f"{where}: a residue after {before.seqid} has no number")
@@ -395,6 +432,6 @@ def _contacts(
         later = positions[first[i + 1] :]
         squares = ((block[:, None, :] - later[None, :, :]) ** 2).sum(axis=2).min(axis=0)
         nearest = np.minimum.reduceat(squares, first[i + 1 : -1] - first[i + 1])
-        touching = (nearest < cutoff**2) & (places[i + 1 :] - places[i] >= min_separation)
+        touching = (np.sqrt(nearest) < cutoff) & (places[i + 1 :] - places[i] >= min_separation)
         pairs += [(i, i + 1 + k) for k in np.flatnonzero(touching)]
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)

@@ -8,6 +8,7 @@ their sums are pooled between the rounds of learning, and each harvests its part
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -126,17 +127,18 @@ def sample_sequences(
             f"sample_sequences: hot must be above the target temperature {temperature}, got {hot}"
         )
     settings = {
-        "seed": seed,
-        "sequences": sequences,
-        "temperature": temperature,
-        "hot": hot,
+        "seed": int(seed),  # they go into JSON, which NumPy's numbers do not
+        "sequences": int(sequences),
+        "temperature": float(temperature),
+        "hot": float(hot),
         "moves": moves,
         "method": method,
-        "level_spacing": level_spacing,
-        "visit": visit,
-        "harvest_spacing": harvest_spacing,
-        "walkers": walkers,
-        "record_levels": record_levels,
+        "level_spacing": float(level_spacing),
+        "visit": float(visit),
+        "harvest_spacing": None if harvest_spacing is None else int(harvest_spacing),
+        "walkers": int(walkers),
+        "record_levels": bool(record_levels),
+        "native": hashlib.sha256(tokens.tobytes()).hexdigest()[:16],
     }
     system = fixed_point(model, mutate=moves == "mutation", hottest=hot, coldest=temperature)
     with ThreadPoolExecutor(max_workers=min(threads or _available_cores(), walkers)) as pool:
@@ -145,6 +147,8 @@ def sample_sequences(
             state = load_progress(Path(checkpoint), settings, model, system, pool)
         if state is None:
             state = _begin(model, system, tokens, settings, pool, progress)
+            if checkpoint is not None:  # the ladder may have taken minutes
+                save_progress(Path(checkpoint), state)
         _harvest(
             state, None if checkpoint is None else Path(checkpoint), checkpoint_seconds, progress
         )

@@ -6,6 +6,7 @@ to ``np.loadtxt`` together.  A Python loop over the lines is run only to find th
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import warnings
@@ -22,10 +23,8 @@ def unpacked(path: Path, where: str) -> bytes:
     """A file's bytes, of a .gz what is in it. ValueError, beginning with ``where``, for a damaged
     one."""
     content = path.read_bytes()
-    if path.suffix != ".gz":
-        return content
     try:
-        return gzip.decompress(content)
+        return gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{where}: not a gzip file ({error})") from None
 
@@ -40,7 +39,8 @@ class Lines(NamedTuple):
 
     @classmethod
     def of(cls, path: Path, where: str) -> Lines:
-        data = np.frombuffer(unpacked(path, where), dtype=np.uint8)
+        text = unpacked(path, where).removeprefix(codecs.BOM_UTF8)
+        data = np.frombuffer(text, dtype=np.uint8)
         ends = np.flatnonzero(data == ord("\n")) + 1
         if data.size and (not ends.size or ends[-1] < data.size):
             ends = np.append(ends, data.size)

@@ -32,7 +32,7 @@ class Structure(Section, frozen=True):
 
     file: str | None = None  # PDB or mmCIF; none: the built-in 2ABD
     chain: str | None = None
-    model: Count = 1
+    model: Index | None = None  # none: the first
     cutoff: Positive = 4.0  # Å between heavy atoms
     min_separation: Count = 2  # |i - j|
     gaps: bool = False  # keep missing residues as gaps

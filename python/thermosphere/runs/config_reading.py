@@ -221,6 +221,12 @@ def _check_ignored(config: Config, where: str) -> None:
                     f"{where}: {key} is of a contact map's model, and sequences.couplings is "
                     f"another, got {value!r}"
                 )
+    own = "sequences.interactions" if settings.interactions else "sequences.file"
+    if config.interaction_seed and (settings.interactions or settings.file):
+        raise ValueError(
+            f"{where}: interaction_seed is of a random matrix, and {own} needs none, "
+            f"got {config.interaction_seed!r}"
+        )
     unused: list[tuple[str, Section, Section, str]] = []
     if config.structure.file is None:
         unused = [("structure", config.structure, Structure(), "a structure.file")]

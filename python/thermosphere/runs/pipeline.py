@@ -58,6 +58,7 @@ from thermosphere.runs.provenance import recorded
 from thermosphere.runs.run_directory import SEQUENCES_CHECKPOINT, RunDirectory, stage_seed
 from thermosphere.runs.sample import CHECKPOINT_FILE, COOLING, sample_model
 from thermosphere.runs.sequence_model import (
+    check_letters,
     check_networks_read,
     sequence_model,
     starting_sequence,
@@ -115,12 +116,17 @@ class Run(RunDirectory):
                 min_separation=structure.min_separation,
                 gaps=structure.gaps,
             )
-        sequences = self.directory / "dataset.npz"
-        if sequences.is_file() and (length := self._data().length) != protein.length:
-            raise ValueError(
-                f"contacts: the structure must have the {length} sites of {sequences}, "
-                f"got {protein.length}"
-            )
+        for name, length_of in (
+            ("dataset.npz", lambda path: DataSet.load(path).length),
+            ("sequences.npz", lambda path: TemperingResult.load(path).sequences.shape[1]),
+            ("sequences.fasta", lambda path: read_sequences(path).shape[1]),
+        ):
+            there = self.directory / name
+            if there.is_file() and (length := length_of(there)) != protein.length:
+                raise ValueError(
+                    f"contacts: the structure must have the {length} sites of {there}, "
+                    f"got {protein.length}"
+                )
         protein.save(output)
         if incomplete := protein.provenance.get("incomplete_residues"):
             print(
@@ -141,6 +147,10 @@ class Run(RunDirectory):
         checkpoint = self.directory / SEQUENCES_CHECKPOINT
         if self._done(output, "sequences"):
             checkpoint.unlink(missing_ok=True)  # left by a kill right after the output was written
+            if settings.fasta and output == sampled and not listed.exists():
+                found = TemperingResult.load(sampled)
+                check_letters(found.model.alphabet)
+                write_fasta(listed, found.sequences, alphabet=found.model.alphabet)
             return
         self._done(checkpoint, "sequences")  # refuses an unfinished harvest unless resuming
         alphabet = ALPHABET
@@ -156,11 +166,8 @@ class Run(RunDirectory):
             protein = self._protein() if self.config.has_contacts else None
             model = sequence_model(self.config, protein, self._say)
             alphabet = model.alphabet
-            if settings.fasta and not alphabet:
-                raise ValueError(
-                    f"sequences.fasta needs a letter of each of the {model.states} states: names "
-                    "in the file of interactions, or sequences.couplings_alphabet"
-                )
+            if settings.fasta:
+                check_letters(alphabet)
             seed = stage_seed(self.config.seed, "sequences")
             result = sample_sequences(
                 model,

@@ -90,7 +90,10 @@ class RunDirectory:
                     f"{directory} holds results of other settings ({difference}); use another "
                     "--output, or remove them and all that was made from them"
                 )
-        elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        elif directory.exists() and (
+            not directory.is_dir()
+            or any(path.name != FILE for path in directory.iterdir())  # that of refusals alone
+        ):
             raise ValueError(
                 f"--output must be a new or empty directory or a run's, got {directory}"
             )
@@ -102,6 +105,15 @@ class RunDirectory:
     def has_results(self) -> bool:
         """Whether a stage has left anything here."""
         return any(path.name not in ("config.toml", FILE) for path in self.directory.iterdir())
+
+    def has_output(self, stage: str) -> bool:
+        """Whether a stage that makes what all models share has left anything here."""
+        outputs = {
+            "contacts": ("contacts.toml",),
+            "sequences": ("sequences.npz", "sequences.fasta", SEQUENCES_CHECKPOINT),
+            "dataset": ("dataset.npz",),
+        }
+        return any((self.directory / name).exists() for name in outputs[stage])
 
     def check_sampled(self, models: Iterable[str]) -> None:
         """ValueError where something is missing that an analysis of these models needs."""
@@ -203,7 +215,7 @@ def first_difference(
     before, after = flat(msgspec.to_builtins(old)), flat(msgspec.to_builtins(new))
     for key in sorted(before.keys() & after.keys()):
         was, now = before[key], after[key]
-        free = key == "name" or key.startswith("analysis.")
+        free = key in ("name", "sequences.fasta") or key.startswith("analysis.")
         free = free or key.endswith(("checkpoint_seconds", ".sampling.device", ".going_on"))
         if was == now or free or not settled(key):
             continue

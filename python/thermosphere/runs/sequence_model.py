@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from thermosphere.proteins.couplings import GAP, read_couplings
 from thermosphere.proteins.fasta import read_sequences
 from thermosphere.proteins.interactions import read_interactions
 from thermosphere.proteins.potts import PottsModel, interaction_matrix
-from thermosphere.proteins.structure import ContactMap
+from thermosphere.proteins.structure import ContactMap, native_2abd
 from thermosphere.runs.config import Config
 
 
@@ -62,12 +63,22 @@ def check_networks_read(letters: str, states: int) -> None:
         )
 
 
-def check_readable(config: Config) -> None:
+def check_readable(config: Config, contacts: Path) -> None:
     """ValueError or OSError where sequences that are yet to be read or sampled will not do, before
-    anything is made of them."""
+    anything is made of them. contacts: where the contact map is, if it is there already."""
     settings = config.sequences
     if settings.file is not None:
-        found, data = len(read_sequences(settings.file)), config.data
+        sequences, data = read_sequences(settings.file), config.data
+        found, sites = sequences.shape
+        if config.structure.file is None or contacts.is_file():
+            known = contacts.is_file()
+            length = (ContactMap.load(contacts) if known else native_2abd()).length
+            if sites != length:
+                raise ValueError(
+                    f"{settings.file}: sequences must have the {length} sites of "
+                    + (f"{contacts}" if known else "the built-in protein")
+                    + f", got {sites}; --structure FILE names another"
+                )
         if found < data.train + data.validation + data.test:
             raise ValueError(
                 f"{settings.file}: data.train + data.validation + data.test = {data.train} + "
@@ -80,6 +91,15 @@ def check_readable(config: Config) -> None:
     elif settings.interactions is not None:
         matrix, letters = read_interactions(settings.interactions, settings.triangle)
         check_networks_read(letters, len(matrix))
+
+
+def check_letters(alphabet: str) -> None:
+    """ValueError where a list of sequences is asked for and states have no letters."""
+    if not alphabet:
+        raise ValueError(
+            "sequences.fasta needs a letter of each of the states: names in the file of "
+            "interactions, or sequences.couplings_alphabet"
+        )
 
 
 def starting_sequence(
