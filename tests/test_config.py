@@ -255,3 +255,9 @@ def test_couplings_given_to_printed_settings_bring_mutations() -> None:
 def test_unknown_preset() -> None:
     with pytest.raises(ValueError, match="expected one of demo, laptop, paper, smoke, got 'dmo'"):
         preset_text("dmo")
+
+
+def test_settings_of_before_models_were_found_are_read() -> None:
+    assert load("[structure]\nmodel = 1").structure.model == 1
+    with pytest.raises(ValueError, match=r"structure.model needs a structure.file, got 2"):
+        load("[structure]\nmodel = 2")
