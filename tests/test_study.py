@@ -146,6 +146,9 @@ def test_unfinished_training_is_said_in_plain_words(directory: Path) -> None:
     done = replace(trained(), saturated=torch.ones(2, dtype=torch.bool))
     stopped = replace(stage1(), stopped=torch.ones(3, dtype=torch.bool))
     assert training_warnings("tf1", stopped, done) == []
+    soon = replace(done, over_trained_epochs=torch.tensor([5, 40]))
+    (said,) = training_warnings("tf1", stopped, soon)
+    assert "OT weights of 1 of 2 runs are 1.11 to 1.11 times as old as ES" in said
 
     table = training_table(trained())
     assert [list(row) for row in table.rows] == [

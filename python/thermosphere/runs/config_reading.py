@@ -236,7 +236,11 @@ def _check_ignored(config: Config, where: str) -> None:
         for key in given.__struct_fields__:
             if key in ("file", "count", "fasta") or getattr(given, key) == getattr(default, key):
                 continue
-            if (section, key, getattr(given, key)) == ("structure", "model", 1):  # its default, once
+            if (section, key, getattr(given, key)) == (
+                "structure",
+                "model",
+                1,
+            ):  # its default, once
                 continue
             raise ValueError(f"{where}: {section}.{key} needs {needs}, got {getattr(given, key)!r}")
 

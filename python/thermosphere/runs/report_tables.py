@@ -147,7 +147,7 @@ def equilibration_reasons(table: xr.Dataset) -> list[str]:
 
 
 def training_warnings(name: str, stage1: EarlyStopped, trained: References) -> list[str]:
-    """Which trainings of the model `name` max_epochs cut short; empty when none."""
+    """Which trainings of the model `name` ended too soon; empty when none."""
     sentences = []
     stopped, saturated = stage1.stopped.numpy(), trained.saturated.numpy()
     if not stopped.all():
@@ -159,6 +159,13 @@ def training_warnings(name: str, stage1: EarlyStopped, trained: References) -> l
         sentences.append(
             f"{name}: OT weights of {(~saturated).sum()} of {saturated.size} runs are not "
             "saturated; training loss or error was still falling when reference_epochs ended."
+        )
+    older = trained.over_trained_epochs.numpy() / trained.early_stopped_epochs.numpy()
+    young = older < 1.5  # what saturates goes on for half as long again at least
+    if young.any():
+        sentences.append(
+            f"{name}: OT weights of {young.sum()} of {young.size} runs are "
+            f"{older.min():.2f} to {older[young].max():.2f} times as old as ES, and much the same."
         )
     return sentences
 
