@@ -23,7 +23,7 @@ def capture(run: Callable[[], object], warm_ups: int = 1) -> torch.cuda.CUDAGrap
     graph = torch.cuda.CUDAGraph()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=side):
             run()
     finally:
         torch.cuda.set_sync_debug_mode("default")

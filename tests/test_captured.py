@@ -351,6 +351,7 @@ def test_a_graph_is_captured_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) ->
     def graph(*arguments: object, **keywords: object) -> Within:
         known.bind(None, *arguments, **keywords)
         assert isinstance(arguments[0], Graph)
+        assert keywords["stream"].name == "side"  # type: ignore[attr-defined]
         return Within("capture")
 
     current = Stream("current")

@@ -100,9 +100,16 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sampling_device("cpu", "device", "fused") == torch.device("cpu")
     with pytest.raises(ValueError, match=r"^device = 'cuda' needs backend auto, .*, got 'fused'$"):
         sampling_device("cuda", "device", "fused")
+    with pytest.raises(
+        ValueError, match=r"^device = 'cuda' needs a batch of at most 1024, got 2000$"
+    ):
+        sampling_device("cuda", "device", batch=2000)
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.version, "hip", None)
     with pytest.raises(ValueError, match=r"device = 'cuda' needs .* built for the CPU alone$"):
+        sampling_device("cuda", "device")
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    with pytest.raises(ValueError, match=r"device = 'cuda' needs .* built for ROCm, which has no"):
         sampling_device("cuda", "device")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

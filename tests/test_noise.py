@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,6 +15,8 @@ from toy import NoisyQuadratic
 from thermosphere.ops.minibatch import draw_minibatch
 from thermosphere.ops.philox import Stream
 from thermosphere.sampling.noise import changed, estimate_noise
+from thermosphere.sampling.noise_draws import NoiseDraws
+from thermosphere.sampling.recorder import Call, CallRecorder
 
 
 def test_exact_noise_variance_of_the_toy() -> None:
@@ -25,6 +30,29 @@ def test_exact_noise_variance_of_the_toy() -> None:
     )
     assert np.allclose(means.mean(0), 0, atol=1e-15)
     assert np.allclose((means**2).mean(0), toy.noise_variance(4).numpy(), rtol=1e-14)
+
+
+class GraphLike(CallRecorder):
+    """A graph holds what its calls work on, not who makes them."""
+
+    def record(self, calls: Sequence[Call], times: int) -> Call:
+        super().record(calls, times)
+        return lambda: None
+
+
+@pytest.mark.parametrize("recorder", [None, GraphLike()], ids=["calls", "a graph"])
+def test_buffers_go_with_the_last_who_uses_them(recorder: CallRecorder | None) -> None:
+    """Not when cycles are looked for, which memory of a GPU does not wait for."""
+    gc.disable()
+    try:
+        draws = NoiseDraws(NoisyQuadratic(), seed=1, batch=8, recorder=recorder)
+        buffers = weakref.ref(draws.sums(3))
+        kept = buffers()
+        assert (kept is not None) == (recorder is not None)
+        del draws, kept
+        assert buffers() is None
+    finally:
+        gc.enable()
 
 
 def test_estimate_is_unbiased() -> None:

@@ -15,10 +15,12 @@ from thermosphere.doctor import doctor
 from thermosphere.models import triton_gradient
 from thermosphere.models.feedforward import FeedForward
 from thermosphere.models.fused import chosen_backend, triton_obstacle
+from thermosphere.models.masked_sites import MaskedSites
 from thermosphere.models.named import named_model
 from thermosphere.models.potential import MaskedLanguagePotential, evaluate
 from thermosphere.models.regularised import Regularised
 from thermosphere.models.transformer import Transformer
+from thermosphere.ops.backends import check_triton
 from thermosphere.ops.minibatch import Minibatch
 
 MODELS = [
@@ -82,8 +84,43 @@ def test_what_is_captured_stays_where_it_is(gpu: str, monkeypatch: pytest.Monkey
     ):
         assert_same_bits(one, other)
     monkeypatch.setattr(triton_gradient, "PAIRS", 2)
-    for one, other in zip(mine.capturable(weights, batch), expected, strict=True):
+    sliced = MaskedLanguagePotential(model, data, backend="triton", device=gpu)
+    assert sliced.capturable is not None
+    for one, other in zip(sliced.capturable(weights, batch), expected, strict=True):
         assert_close(one, other, 1e-6)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=["transformer", "feedforward"])
+def test_buffers_are_few_however_many_numbers_of_chains_are_called(
+    model: Transformer | FeedForward, gpu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two sets of buffers at most, the last ones, beside those that a graph holds."""
+    sites = MaskedSites(sequences(count=3, length=12), gpu)
+    mine = triton_gradient.TritonGradient(model, sites)
+    weights = weights_of(model, chains=6).float().to(gpu)
+    batch = Minibatch(torch.tensor([[2, 0]]), torch.tensor([[0.5, 0.5]]))
+    batch = Minibatch(*(tensor.to(gpu) for tensor in batch))
+    two = mine._bytes(5, 3, True) + mine._bytes(6, 3, True)
+    monkeypatch.setattr(triton_gradient, "KEPT", two)
+    held = mine.capturable(weights[:1], batch)[1].data_ptr()
+    gradients = []
+    for chains in (1, 2, 3, 4, 5, 6, 5):
+        gradients.append(mine(weights[:chains]).gradient)
+        assert sum(mine._bytes(*key) for key in mine._used) <= two
+    assert [key[0] for key in mine._used] == [6, 5]
+    assert_same_bits(gradients[4], gradients[6])  # type: ignore[arg-type]
+    assert mine.capturable(weights[:1], batch)[1].data_ptr() == held
+    op = mine._used[(5, 3, True)]
+    there = triton_gradient.held_bytes(op) - triton_gradient.held_bytes(op._data)
+    meta = mine._new_op(5, 3, True, torch.device("meta"))
+    assert mine._bytes(5, 3, True) >= there
+    assert mine._bytes(5, 3, True) - triton_gradient.held_bytes(meta._data) == there
+
+    monkeypatch.setattr(triton_gradient, "ROOM", mine._bytes(4, 2, True))
+    small = triton_gradient.TritonGradient(model, sites)
+    assert small._width(4, True) == 2
+    for one, other in zip(small(weights[:4]), mine(weights[:4]), strict=True):
+        assert_close(one, other, 1e-5)  # type: ignore[arg-type]
 
 
 def test_says_why_it_does_not_serve(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,8 +155,27 @@ def test_without_triton_a_gpu_has_autograd(monkeypatch: pytest.MonkeyPatch) -> N
     assert findings["Triton"] == "not installed (extra: gpu)"
 
 
+def test_what_does_not_fit_on_the_chip_is_not_served() -> None:
+    long = FeedForward("long", embedding=65, hidden=8, length=129)
+    assert triton_obstacle(long, "cuda") == (
+        "length 129 and embedding 65 need 262144 bytes of shared memory, 166912 are there"
+    )
+    assert chosen_backend("here", "auto", long, "cuda") == "autograd"
+    for size in ((64, 129), (128, 128)):
+        served = FeedForward("served", embedding=size[0], hidden=8, length=size[1])
+        assert triton_obstacle(served, "cuda") is None
+    assert triton_obstacle(named_model("ff"), "cuda") is None
+
+
+def test_kernels_are_not_for_another_makers_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert "built for ROCm" in str(triton_obstacle(named_model("tf1"), "cuda"))
+    with pytest.raises(RuntimeError, match="attention_norm: no kernels for this device: its"):
+        check_triton("attention_norm")
+
+
 def test_an_old_triton_does_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("thermosphere.models.fused.version", lambda name: "3.4.1")
+    monkeypatch.setattr("thermosphere.ops.backends.version", lambda name: "3.4.1")
     tf1 = named_model("tf1")
     assert triton_obstacle(tf1, "cuda") == "Triton must be at least 3.5, got 3.4.1"
     assert chosen_backend("here", "auto", tf1, "cuda") == "autograd"

@@ -389,7 +389,8 @@ def _check_devices(config: Config, chosen: Sequence[str]) -> None:
         if chosen and name not in chosen:
             continue
         sampling = model.sampling
-        sampling_device(sampling.device, f"models.{name}.sampling.device", sampling.backend)
+        where = f"models.{name}.sampling.device"
+        sampling_device(sampling.device, where, sampling.backend, sampling.batch)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,7 @@ what they cover, and their data prepared once a set."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
@@ -13,11 +11,12 @@ from thermosphere.models.masked_sites import MaskedSites
 from thermosphere.models.named import Model
 from thermosphere.models.positional import sinusoidal_code
 from thermosphere.models.transformer import Transformer
+from thermosphere.ops import backends
 from thermosphere.ops.encoder_gradient import EncoderData, EncoderShape, encoder_data
 from thermosphere.ops.mean_attention import mean_attention
 
 BACKENDS = ("auto", "fused", "triton", "autograd")
-TRITON = "3.5"  # the oldest whose loops can be told to keep operands where they are
+SHARED_MEMORY = 166_912  # bytes a program can have on an A100 (sm_80); later large cards have more
 
 
 def encoder_shape(model: Model) -> EncoderShape:
@@ -37,17 +36,29 @@ def fused_obstacle(model: Model, device: torch.device | str) -> str | None:
 
 def triton_obstacle(model: Model, device: torch.device | str) -> str | None:
     """Why Triton's kernels do not serve this model, as one phrase; None where they do."""
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed (extra: gpu)"
-    try:
-        found = version("triton")
-    except PackageNotFoundError:  # it came with a torch under another name
-        found = TRITON
-    if tuple(map(int, found.split(".")[:2])) < tuple(map(int, TRITON.split("."))):
-        return f"Triton must be at least {TRITON}, got {found}"
+    if (obstacle := backends.triton_obstacle()) is not None:
+        return obstacle
     if torch.device(device).type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"it runs on a GPU, not on {device}"
-    return encoder_shape(model).obstacle()
+    shape = encoder_shape(model)
+    return shape.obstacle() or _pooling_obstacle(shape, device)
+
+
+def _pooling_obstacle(shape: EncoderShape, device: torch.device | str) -> str | None:
+    """The feed-forward network's mean over sites keeps two tiles of all of them on the chip."""
+    if shape.network != "feedforward":
+        return None
+    sites, features = (1 << (size - 1).bit_length() for size in (shape.length, shape.embedding))
+    needed, there = 8 * sites * max(16, features), SHARED_MEMORY
+    if torch.device(device).type == "cuda" and torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(device)
+        there = getattr(properties, "shared_memory_per_block_optin", there)
+    if needed <= there:
+        return None
+    return (
+        f"length {shape.length} and embedding {shape.embedding} need {needed} bytes of shared "
+        f"memory, {there} are there"
+    )
 
 
 def chosen_backend(where: str, backend: str, model: Model, device: torch.device | str) -> str:

@@ -24,6 +24,7 @@ from thermosphere.ops.arguments import (
     padded,
     thread_count,
 )
+from thermosphere.ops.backends import check_triton, on_device
 
 
 class AttentionNormState(NamedTuple):
@@ -177,7 +178,9 @@ def _(*arguments: Any) -> tuple[torch.Tensor, ...]:
     *inputs, with_state, precision = arguments
     check_precision("attention_norm", precision)
     _check(*inputs)
-    out, state = layer_forward(*inputs, with_state=with_state, precision=precision)
+    check_triton("attention_norm")
+    with on_device(inputs[0].device):
+        out, state = layer_forward(*inputs, with_state=with_state, precision=precision)
     return out, *(state or (out.new_empty(0) for _ in AttentionNormState._fields))
 
 
@@ -222,7 +225,8 @@ def _(
     from thermosphere.ops.attention_norm_triton import layer_backward
 
     *inputs, precision = arguments
-    return layer_backward(out_slope, state, *inputs, precision=precision)
+    with on_device(out_slope.device):
+        return layer_backward(out_slope, state, *inputs, precision=precision)
 
 
 @_backward_op.register_fake

@@ -6,11 +6,13 @@ from __future__ import annotations
 import importlib.util
 import os
 from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 from thermosphere import _core
 
+TRITON = "3.5"  # the oldest whose loops can be told to keep operands where they are
 NO_GPU = ("no CUDA driver", "no CUDA device")
 # What each backend's tensors lie on. Triton's interpreter runs on the CPU.
 DEVICE_TYPES = {
@@ -32,6 +34,27 @@ def cuda_obstacle() -> str | None:
         served = f"{driver // 1000}.{driver % 1000 // 10}"
         return f"the driver serves CUDA {served}, the extension was built with {built}"
     return None if int(str(build["cuda_devices"])) else NO_GPU[1]
+
+
+def triton_obstacle() -> str | None:
+    """Why Triton's kernels cannot be compiled here, as one phrase; None where they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (extra: gpu)"
+    if torch.version.hip is not None:
+        return "its kernels are for CUDA, and this PyTorch is built for ROCm"
+    try:
+        found = version("triton")
+    except PackageNotFoundError:  # it came with a torch under another name
+        found = TRITON
+    if tuple(map(int, found.split(".")[:2])) < tuple(map(int, TRITON.split("."))):
+        return f"Triton must be at least {TRITON}, got {found}"
+    return None
+
+
+def check_triton(op: str) -> None:
+    """RuntimeError where Triton's kernels cannot be compiled."""
+    if (obstacle := triton_obstacle()) is not None:
+        raise RuntimeError(f"{op}: no kernels for this device: {obstacle}")
 
 
 def step_backend(op: str, device: torch.device, requested: str = "auto") -> str:

@@ -24,6 +24,7 @@ from thermosphere.ops.arguments import (
     padded,
     thread_count,
 )
+from thermosphere.ops.backends import check_triton, on_device
 
 
 class FeedforwardNormState(NamedTuple):
@@ -188,7 +189,9 @@ def _(*arguments: Any) -> tuple[torch.Tensor, ...]:
     *inputs, with_state, precision = arguments
     check_precision("feedforward_norm", precision)
     _check(*inputs)
-    out, state = layer_forward(*inputs, with_state=with_state, precision=precision)
+    check_triton("feedforward_norm")
+    with on_device(inputs[0].device):
+        out, state = layer_forward(*inputs, with_state=with_state, precision=precision)
     # the hidden units are formed again in backward
     return out, out.new_empty(0), *(state or (out.new_empty(0) for _ in range(2)))
 
@@ -227,7 +230,8 @@ def _(
     from thermosphere.ops.feedforward_norm_triton import layer_backward
 
     *inputs, precision = arguments
-    return layer_backward(out_slope, state[1:], *inputs, precision=precision)
+    with on_device(out_slope.device):
+        return layer_backward(out_slope, state[1:], *inputs, precision=precision)
 
 
 @_backward_op.register_fake

@@ -25,6 +25,7 @@ from thermosphere.ops.arguments import (
     padded,
     thread_count,
 )
+from thermosphere.ops.backends import check_triton, on_device
 
 
 class MaskedCrossEntropyResult(NamedTuple):
@@ -162,7 +163,9 @@ def _(*arguments: Any) -> tuple[torch.Tensor, ...]:
     *inputs, with_state, precision = arguments
     check_precision("masked_cross_entropy", precision)
     _check(*inputs)
-    losses, errors, slopes = layer(*inputs, with_slopes=with_state, precision=precision)
+    check_triton("masked_cross_entropy")
+    with on_device(inputs[0].device):
+        losses, errors, slopes = layer(*inputs, with_slopes=with_state, precision=precision)
     empty = (losses.new_empty(0, dtype=torch.float32) for _ in range(3))
     return losses, errors, *(slopes or empty)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,8 @@ from thermosphere import _core
 from thermosphere.ops.arguments import check_tensor
 from thermosphere.ops.backends import on_device
 from thermosphere.ops.philox import Stream, check_counter
+
+BATCH_MAX = 1024  # examples of a draw on a GPU, at most
 
 
 class Minibatch(NamedTuple):
@@ -63,13 +66,26 @@ def redraw_minibatch(
 ) -> None:
     """Into `minibatch`, what :func:`draw_minibatch` draws at the step that `step` (1,) int64 holds
     when this is run: on a GPU by Triton, to the same bits, so that every replay of a captured call
-    draws anew.
+    draws anew (without Triton, where nothing is captured, on the CPU).
 
     chain_ids: (C,) int64, on the device of the mini-batch. backend: "triton", or "auto": that on a
     GPU, else the extension. Raises ValueError on sizes that make no batch.
     """
     device = minibatch.indices.device
-    if backend == "triton" or device.type == "cuda":
+    on_gpu = device.type == "cuda"
+    if on_gpu and importlib.util.find_spec("triton") is None:  # nothing is captured then
+        drawn = draw_minibatch(
+            seed=seed,
+            step=int(step),
+            chain_ids=chain_ids.cpu(),
+            batch=minibatch.indices.shape[1],
+            examples=examples,
+            stream=stream,
+        )
+        for own, new in zip(minibatch, drawn, strict=True):
+            own.copy_(new)
+        return
+    if backend == "triton" or on_gpu:
         from thermosphere.ops import minibatch_triton
 
         with on_device(device):

@@ -8,11 +8,10 @@ import torch
 import triton
 import triton.language as tl
 
-from thermosphere.ops.minibatch import Minibatch
+from thermosphere.ops.minibatch import BATCH_MAX, Minibatch
 from thermosphere.ops.philox import Stream, check_counter
 
-BATCH_MAX = 1024  # a program holds (batch, OTHERS) comparisons
-OTHERS = 16
+OTHERS = 16  # a program holds (batch, OTHERS) comparisons
 
 
 @triton.jit

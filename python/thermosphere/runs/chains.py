@@ -34,7 +34,8 @@ from thermosphere.training.trainer import check_fingerprint
 class StoredChains:
     """C chains, their store and their checkpoint.
 
-    Chains that advance together are alike in their draws; the bits of one depend on its own alone.
+    Chains that advance together are alike in their draws. On the CPU the bits of one depend on its
+    own alone; on a GPU also on how many advance with it, which decides the order of some sums.
     """
 
     potential: MaskedLanguagePotential

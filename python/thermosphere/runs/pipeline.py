@@ -400,10 +400,9 @@ class Run(RunDirectory):
         data = data if data is not None else self._data()
         references = References.load(self._needs(f"{name}/references.safetensors", "train"))
         model = named_model(name, length=data.length)
-        backend = settings.sampling.backend
-        device = sampling_device(
-            settings.sampling.device, f"models.{name}.sampling.device", backend
-        )
+        sampling, backend = settings.sampling, settings.sampling.backend
+        where = f"models.{name}.sampling.device"
+        device = sampling_device(sampling.device, where, backend, sampling.batch)
         potential = MaskedLanguagePotential(model, data.train, device=device, backend=backend)
         return potential, references
 

@@ -31,35 +31,41 @@ class NoiseDraws:
     def sums(self, rows: int) -> GradientSums:
         """Buffers for at least this many rows."""
         if self.recorder is None:
-            return GradientSums(self, rows)
+            return GradientSums(self.potential, rows, self.seed, self.batch, None)
         size = 1 << (rows - 1).bit_length()
         if size not in self._kept:
-            self._kept[size] = GradientSums(self, size)
+            self._kept[size] = GradientSums(
+                self.potential, size, self.seed, self.batch, self.recorder
+            )
         return self._kept[size]
 
 
 class GradientSums:
     """Buffers of R rows, and one draw at a time added to them by Welford's rule: no cancellation
-    for a small variance."""
+    for a small variance. It refers to nobody who refers to it: buffers of hundreds of megabytes
+    must not wait for a search for cycles."""
 
-    def __init__(self, draws: NoiseDraws, rows: int) -> None:
-        potential, device = draws.potential, device_of(draws.potential)
+    def __init__(
+        self, potential: Potential, rows: int, seed: int, batch: int, recorder: Recorder | None
+    ) -> None:
+        device = device_of(potential)
         shape = (rows, potential.parameters)
         self.weights = torch.zeros(shape, dtype=torch.float32, device=device)
         self.mean = torch.zeros(shape, dtype=torch.float64, device=device)
         self.squares = torch.zeros_like(self.mean)  # Σ (gradient - mean)²
-        self._draws = draws
+        self._seed, self._examples = seed, potential.examples
+        self._backend = "auto" if recorder is None else recorder.backend
         self._chain_ids = torch.zeros(rows, dtype=torch.int64, device=device)
         self._number = torch.zeros(1, dtype=torch.int64, device=device)  # of the next draw
         self._made = torch.zeros(1, dtype=torch.float64, device=device)
         self._gradient = torch.empty(0)
-        self._minibatch = empty_minibatch(rows, draws.batch, device)
+        self._minibatch = empty_minibatch(rows, batch, device)
         self._gradient_of = getattr(potential, "capturable", None) or potential
-        self._replay: Call = self._once
-        if draws.recorder is not None:
+        self._replay: Call | None = None
+        if recorder is not None:
             calls = (self._draw, self._differentiate, self._add)
             with on_device(device):
-                self._replay = draws.recorder.record(calls, 1)
+                self._replay = recorder.record(calls, 1)
 
     def add(
         self,
@@ -87,7 +93,10 @@ class GradientSums:
         self._made.fill_(made)
         with on_device(self.weights.device):
             for _ in range(draws):
-                self._replay()
+                if self._replay is None:
+                    self._once()
+                else:
+                    self._replay()
         return self.mean[:rows], self.squares[:rows]
 
     def _once(self) -> None:
@@ -98,12 +107,12 @@ class GradientSums:
     def _draw(self) -> None:
         redraw_minibatch(
             self._minibatch,
-            seed=self._draws.seed,
+            seed=self._seed,
             step=self._number,
             stream=Stream.ESTIMATE,
             chain_ids=self._chain_ids,
-            examples=self._draws.potential.examples,
-            backend="auto" if self._draws.recorder is None else self._draws.recorder.backend,
+            examples=self._examples,
+            backend=self._backend,
         )
 
     def _differentiate(self) -> None:

@@ -48,7 +48,8 @@ class GraphRecorder:
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             # thread_local: another thread's transfer, a writer's say, does not end the capture
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            # And on that stream: the one that torch would choose is of the first graph's device.
+            with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
                 for _ in range(times):
                     for call in calls:
                         call()
