@@ -51,7 +51,7 @@ format: $(INSTALLED)  ## rewrite the sources in the house format
 
 # ThreadSanitizer: the files that run each parallel loop of the extension on several threads. The others reach
 # the same loops through models and sampler, under a sanitizer that slows them tenfold.
-THREADED := $(addprefix tests/test_,parallel.py encoder_gradient.py langevin_step.py langevin_burst.py \
+THREADED := $(addprefix tests/test_,parallel.py encoder_gradient.py dropout.py langevin_step.py langevin_burst.py \
 	langevin.py minibatch.py attention_norm.py feedforward_norm.py masked_cross_entropy.py mean_attention.py)
 
 # AddressSanitizer leaves out the files that never call the extension, and those of Triton's interpreter and of
