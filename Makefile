@@ -5,6 +5,13 @@ BIN := $(VENV)/bin
 SOURCES := $(wildcard csrc/*) CMakeLists.txt pyproject.toml constraints.txt
 CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*.cu tests/cuda_on_host/*)
 INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+# The tools that build stand in .venv and not in an environment of each build's own: only what changed is compiled
+# again. With WERROR=ON warnings are errors, and what `lint` asks the compiler is what was installed.
+WERROR ?= OFF
+BUILD := --no-build-isolation -C cmake.define.THERMOSPHERE_WERROR
+LINT_BUILD := $(if $(filter ON,$(WERROR)),,-C build-dir=build/lint)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo study picture test lint format sanitize bench gpu clean
@@ -17,7 +24,8 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(INSTALLED): $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
+	$(PIP) 'scikit-build-core>=0.11' 'pybind11>=2.13' cmake ninja
+	$(PIP) $(BUILD)=$(WERROR) --editable '.[test,lint]'
 	@touch $@
 
 install: $(INSTALLED)  ## create .venv and build and install the package in it
@@ -29,19 +37,19 @@ study: $(INSTALLED)  ## the paper's figures and tables under docs/study: hours, 
 	$(BIN)/thermosphere reproduce --preset laptop --output runs/study --to docs/study --resume
 
 picture: $(INSTALLED)  ## docs/images/report.png, as Chromium draws the demo's report
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
+	$(PIP) $(BUILD)=$(WERROR) --editable '.[browser]'
 	$(BIN)/python .ci/picture.py
 
 # Waiting OpenMP threads sleep: PyTorch's and the extension's, in tests that start processes of their own, are more than cores.
 test: $(INSTALLED)  ## the test suite (under 10 minutes on two cores)
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED)  ## ruff, mypy, clang-format, and the extension with warnings as errors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel -C cmake.define.THERMOSPHERE_WERROR=ON .
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel $(BUILD)=ON $(LINT_BUILD) .
 	$(BIN)/python .ci/wheel_contents.py
 
 format: $(INSTALLED)  ## rewrite the sources in the house format
@@ -70,7 +78,7 @@ sanitize: $(INSTALLED)  ## the tests under Address-, UndefinedBehavior- and Thre
 
 bench: SHELL := bash
 bench: $(INSTALLED)  ## timings, each after its correctness check, and those of other implementations
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(PIP) $(BUILD)=$(WERROR) --editable '.[bench]'
 	@mkdir -p build
 	set -o pipefail; $(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds | tee build/bench.log
 	$(BIN)/python benchmarks/record.py build/bench.log
