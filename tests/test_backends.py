@@ -10,6 +10,8 @@ from step_problem import make_problem, take_step
 
 from thermosphere import _core
 from thermosphere.doctor import doctor
+from thermosphere.models.fused import triton_obstacle
+from thermosphere.models.named import named_model
 from thermosphere.ops.backends import DEVICE_TYPES, cuda_obstacle, step_backend
 from thermosphere.ops.langevin_step import StepWorkspace
 from thermosphere.ops.philox import Stream, normals
@@ -61,6 +63,26 @@ def test_without_nvcc_and_triton_a_gpu_has_no_step(monkeypatch: pytest.MonkeyPat
         step_backend("op", GPU)
     expected = "none: the extension was built without nvcc, and Triton is not installed"
     assert dict(doctor())["step on a GPU"] == expected
+
+
+@pytest.mark.parametrize(
+    ("capability", "served"), [((7, 5), False), ((8, 0), True), ((12, 0), True)]
+)
+def test_a_card_older_than_the_kernels_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], served: bool
+) -> None:
+    pretend(monkeypatch, MACHINES[-1][0])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "T4")
+    if served:
+        assert step_backend("op", GPU) == "cuda"
+        return
+    obstacle = "a GPU must have compute capability 8.0, T4 has 7.5"
+    with pytest.raises(RuntimeError, match=f"^op: no kernels for cuda:0: {obstacle}$"):
+        step_backend("op", GPU)
+    assert triton_obstacle(named_model("tf1-small"), GPU) is not None
+    assert dict(doctor())["step on a GPU"] == f"none: {obstacle}"
 
 
 @pytest.mark.parametrize(

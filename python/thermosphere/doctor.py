@@ -13,7 +13,7 @@ import torch
 from thermosphere import __version__, _core
 from thermosphere.models.fused import chosen_backend
 from thermosphere.models.named import NAMES, named_model
-from thermosphere.ops.backends import NO_GPU, cuda_obstacle
+from thermosphere.ops.backends import NO_GPU, card_obstacle, cuda_obstacle
 
 LIBRARIES = ("torch", "numpy", "numba", "xarray", "zarr", "arviz", "safetensors", "triton")
 
@@ -55,6 +55,8 @@ def _cuda(build: dict[str, object]) -> str:
 
 
 def _gpu_step() -> str:
+    if (card := card_obstacle()) is not None:
+        return f"none: {card}"
     obstacle = cuda_obstacle()
     if obstacle is None:
         return "CUDA kernels of the extension"

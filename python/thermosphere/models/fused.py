@@ -40,6 +40,8 @@ def triton_obstacle(model: Model, device: torch.device | str) -> str | None:
         return obstacle
     if torch.device(device).type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"it runs on a GPU, not on {device}"
+    if torch.device(device).type == "cuda" and (card := backends.card_obstacle(device)) is not None:
+        return card
     shape = encoder_shape(model)
     return shape.obstacle() or _pooling_obstacle(shape, device)
 

@@ -14,6 +14,7 @@ from thermosphere import _core
 
 TRITON = "3.5"  # the oldest whose loops can be told to keep operands where they are
 NO_GPU = ("no CUDA driver", "no CUDA device")
+CAPABILITY = (8, 0)  # of a GPU: the least that the kernels are compiled for
 # What each backend's tensors lie on. Triton's interpreter runs on the CPU.
 DEVICE_TYPES = {
     "cpu": "cpu",
@@ -34,6 +35,18 @@ def cuda_obstacle() -> str | None:
         served = f"{driver // 1000}.{driver % 1000 // 10}"
         return f"the driver serves CUDA {served}, the extension was built with {built}"
     return None if int(str(build["cuda_devices"])) else NO_GPU[1]
+
+
+def card_obstacle(device: torch.device | str = "cuda") -> str | None:
+    """Why no kernels run on this GPU, as one phrase; None where they do, and where none is seen."""
+    if not torch.cuda.is_available():
+        return None
+    found = torch.cuda.get_device_capability(device)
+    if found >= CAPABILITY:
+        return None
+    name = torch.cuda.get_device_name(device)
+    (major, minor), (has_major, has_minor) = CAPABILITY, found
+    return f"a GPU must have compute capability {major}.{minor}, {name} has {has_major}.{has_minor}"
 
 
 def triton_obstacle() -> str | None:
@@ -73,6 +86,8 @@ def step_backend(op: str, device: torch.device, requested: str = "auto") -> str:
         return "cpu"
     if device.type != "cuda":
         raise ValueError(f"{op}: expected a device of type cpu or cuda, got {device}")
+    if (obstacle := card_obstacle(device)) is not None:
+        raise RuntimeError(f"{op}: no kernels for {device}: {obstacle}")
     obstacle = cuda_obstacle()
     if obstacle is None:
         return "cuda"
