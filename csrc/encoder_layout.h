@@ -33,6 +33,7 @@ struct EncoderTables {
   ptrdiff_t queries;                 // rows Wqkᵀ / √d, n × padded(d)
   ptrdiff_t by_site;                 // queries · PEᵀ, n × padded(n)
   ptrdiff_t by_token;                // queries · Eᵀ, n × padded(V)
+  ptrdiff_t bound;                   // largest of both together, n
   ptrdiff_t query_slope, row_slope;  // of queries and rows, n × padded(d)
   ptrdiff_t by_site_slope, by_token_slope;
 };
@@ -111,7 +112,8 @@ static inline void encoder_place_transformer(EncoderLayout& at, const EncoderSha
   t.queries = t.rows + wide;
   t.by_site = t.queries + wide;
   t.by_token = t.by_site + sites;
-  t.query_slope = t.by_token + tokens;
+  t.bound = t.by_token + tokens;
+  t.query_slope = t.bound + encoder_padded(s.length);
   t.row_slope = t.query_slope + wide;
   at.packed_floats = t.row_slope + wide;
   t.by_site_slope = at.gradient_floats;

@@ -4,9 +4,9 @@
 //   S_ij = q_i·PE_j + q_i·E[s_j]        two look-ups instead of a product with Xᵀ;  A_ij = 2^S_ij / Σ_j
 //   2^S_ij A X  = A PE + P E,   P_ia = Σ_j A_ij [s_j = a]
 //
-// and a sequence's embedded X is never formed. All products are over the rows of the whole pack; slopes of
-// the two tables are gathered over the batch and turned into those of Wqk and E once a chain (finish_tables).
-// Exact; 1.2 times fewer operations for tf1.
+// and a sequence's embedded X is not formed where a gradient follows. All products are over the rows of the
+// whole pack; slopes of the two tables are gathered over the batch and turned into those of Wqk and E once a
+// chain (finish_tables). Exact; 1.2 times fewer operations for tf1.
 #pragma once
 
 #include "encoder_rows_cpu.h"
@@ -16,6 +16,12 @@ namespace thermosphere {
 namespace {
 
 THERMOSPHERE_ALWAYS float score_scale(int d) { return log2_of_e / __builtin_sqrtf(static_cast<float>(d)); }
+
+THERMOSPHERE_ALWAYS float largest_of(const float* x, int size) {
+  float top = x[0];
+  for (int i = 1; i < size; ++i) top = x[i] > top ? x[i] : top;
+  return top;
+}
 
 // Of the sites `own`.
 void make_tables(const EncoderLayout& at, const EncoderShape& s, const PositionalCodes& codes, float* packed,
@@ -39,9 +45,13 @@ void make_tables(const EncoderLayout& at, const EncoderShape& s, const Positiona
            padded(n));
   for (int i = 0; i < sites; ++i)  // no key in the padding: 2^-1e30 is 0
     for (int j = n; j < padded(n); ++j) by_site[i * padded(n) + j] = -1e30f;
-  multiply(sites, padded(s.tokens), d, rows_of(queries, wide),
-           Right{packed + at.embedding.forward, 32, 32L * d}, packed + t.by_token + first * padded(s.tokens),
-           padded(s.tokens));
+  const int classes = padded(s.tokens);
+  float* by_token = packed + t.by_token + first * classes;
+  multiply(sites, classes, d, rows_of(queries, wide), Right{packed + at.embedding.forward, 32, 32L * d},
+           by_token, classes);
+  for (int i = 0; i < sites; ++i)
+    packed[t.bound + first + i] =
+        largest_of(by_site + i * padded(n), n) + largest_of(by_token + i * classes, s.tokens);
 }
 
 // table[token_j] for the sites of a sequence, lanes at a time. Up to 32 tokens fit two AVX-512 registers, and
@@ -60,56 +70,99 @@ struct TokenLookup {
 #endif
   }
 
-  // out_j = base_j + table[token_j] for j < n; base_j and perhaps table[0] in the padding.
-  void add(const float* table, int classes, int n, const float* base, float* out) const {
+  // take(j, base_j + table[token_j], …) a vector of sites at a time; in the padding base_j, and perhaps
+  // table[0]. `room`: padded(n), may be `base`.
+  template <class Take>
+  THERMOSPHERE_METHOD void add(const float* table, int classes, int n, const float* base, float* room,
+                               const Take& take) const {
 #if defined(__AVX512F__)
     if (classes == 32) {
       const Vec low = load(table), high = load(table + 16);
       for (int j = 0; j < padded(n); j += lanes) {
         const __m512i at = reinterpret_cast<__m512i>(index[j / lanes]);
-        store(out + j, load(base + j) + reinterpret_cast<Vec>(_mm512_permutex2var_ps(low, at, high)));
+        take(j, load(base + j) + reinterpret_cast<Vec>(_mm512_permutex2var_ps(low, at, high)));
       }
       return;
     }
 #endif
     (void)classes;
-    for (int j = 0; j < n; ++j) out[j] = base[j] + table[tokens[j]];
-    for (int j = n; j < padded(n); ++j) out[j] = base[j];
+    for (int j = 0; j < n; ++j) room[j] = base[j] + table[tokens[j]];
+    for (int j = n; j < padded(n); ++j) room[j] = base[j];
+    for (int j = 0; j < padded(n); j += lanes) take(j, load(room + j));
   }
 };
 
-// A (rows × padded(n)) of a sequence's rows, and P (rows × padded(V)).
-void table_attention(const Model& model, const uint8_t* tokens, int rows, const int* site, float* a,
-                     float* p) {
-  TokenLookup lookup;
-  lookup.read(tokens, model.s.length);
+// 2^(S - b) (rows × padded(n)) of a sequence's rows, and 1/Σ of each. b is a bound of S for any sequence, the
+// largest of one table and that of the other: there is nothing to look for first. Where it is so far above S
+// that exponentials are lost, b is the largest S.
+void table_scores(const Model& model, const TokenLookup& lookup, int rows, const int* site, float* a,
+                  float* share) {
+  const EncoderTables& t = model.at.tables;
   const int n = model.s.length, width = padded(n), classes = padded(model.s.tokens);
   for (int i = 0; i < rows; ++i) {
     float* ai = a + static_cast<ptrdiff_t>(i) * width;
-    const float* by_site = model.packed + model.at.tables.by_site + static_cast<ptrdiff_t>(site[i]) * width;
-    const float* by_token =
-        model.packed + model.at.tables.by_token + static_cast<ptrdiff_t>(site[i]) * classes;
-    lookup.add(by_token, classes, n, by_site, ai);
-    Vec top = load(ai);
-    for (int j = lanes; j < width; j += lanes) top = larger(top, load(ai + j));
-    const float most = largest(top);
-    Vec total{};
-    for (int j = 0; j < width; j += lanes) {
-      const Vec e = exp2_nonpositive(load(ai + j) - most);
-      store(ai + j, e);
-      total += e;
+    const float* by_site = model.packed + t.by_site + static_cast<ptrdiff_t>(site[i]) * width;
+    const float* by_token = model.packed + t.by_token + static_cast<ptrdiff_t>(site[i]) * classes;
+    const auto exponentials = [&](float bound) __attribute__((always_inline)) {
+      Vec total{};
+      lookup.add(by_token, classes, n, by_site, ai, [&](int j, Vec score) __attribute__((always_inline)) {
+        const Vec e = exp2_nonpositive(score - bound);
+        store(ai + j, e);
+        total += e;
+      });
+      return sum(total);
+    };
+    float total = exponentials(model.packed[t.bound + site[i]]);
+    if (!(total > 0x1p-60f)) {
+      Vec top = splat(-__builtin_inff());
+      lookup.add(by_token, classes, n, by_site, ai,
+                 [&](int, Vec score) __attribute__((always_inline)) { top = larger(top, score); });
+      total = exponentials(largest(top));
     }
-    const float share = 1.0f / sum(total);
-    for (int j = 0; j < width; j += lanes) store(ai + j, load(ai + j) * share);
-    float* pi = p + static_cast<ptrdiff_t>(i) * classes;
-    for (int c = 0; c < classes; c += lanes) store(pi + c, Vec{});
+    share[i] = 1.0f / total;
   }
-  TokenSums sums;
-  for (int i = 0; i < rows; i += 4) {
-    const int own = rows - i < 4 ? rows - i : 4;
-    float* pi = p + static_cast<ptrdiff_t>(i) * classes;
-    sums.add(tokens, n, classes, own, a + static_cast<ptrdiff_t>(i) * width, width);
-    sums.write(classes, own, {pi, pi + classes, pi + 2 * classes, pi + 3 * classes});
+}
+
+// A and P (rows × padded(V)), for the backward pass too, and A X of a pack's sequences.
+void table_attention(const Model& model, const Pack& pack, const int* site, float* a, float* p, float* share,
+                     float* mixed) {
+  const int n = model.s.length, width = padded(n), classes = padded(model.s.tokens), wide = model.wide();
+  for (int q = 0; q < pack.sequences; ++q) {
+    const int first = pack.first_row[q], rows = pack.first_row[q + 1] - first;
+    TokenLookup lookup;
+    lookup.read(pack.tokens[q], n);
+    float* own = a + static_cast<ptrdiff_t>(first) * width;
+    float* by_token = p + static_cast<ptrdiff_t>(first) * classes;
+    table_scores(model, lookup, rows, site + first, own, share + first);
+    for (int i = 0; i < rows; ++i)
+      for (int j = 0; j < width; j += lanes)
+        store(own + i * width + j, load(own + i * width + j) * share[first + i]);
+    for (int i = 0; i < rows * classes; i += lanes) store(by_token + i, Vec{});
+    TokenSums sums;
+    for (int i = 0; i < rows; i += 4) {
+      const int few = rows - i < 4 ? rows - i : 4;
+      float* pi = by_token + static_cast<ptrdiff_t>(i) * classes;
+      sums.add(pack.tokens[q], n, classes, few, own + static_cast<ptrdiff_t>(i) * width, width);
+      sums.write(classes, few, {pi, pi + classes, pi + 2 * classes, pi + 3 * classes});
+    }
+  }
+  multiply(pack.rows, wide, n, rows_of(a, width), plain(model.codes.embedding, wide), mixed, wide);
+  multiply_add(pack.rows, wide, model.s.tokens, rows_of(p, classes), model.backward(model.at.embedding),
+               mixed, wide);
+}
+
+// A X alone: where nothing is asked of P, a sequence's X is made sooner than P is. x: n × wide.
+void table_mixed(const Model& model, const Pack& pack, const int* site, float* a, float* x, float* share,
+                 float* mixed) {
+  const int n = model.s.length, width = padded(n), wide = model.wide();
+  for (int q = 0; q < pack.sequences; ++q) {
+    const int first = pack.first_row[q], rows = pack.first_row[q + 1] - first;
+    TokenLookup lookup;
+    lookup.read(pack.tokens[q], n);
+    table_scores(model, lookup, rows, site + first, a, share);
+    embed(model, pack.tokens[q], x);
+    multiply(rows, wide, n, rows_of(a, width), plain(x, wide),
+             ScaleRows{mixed + static_cast<ptrdiff_t>(first) * wide, wide, share});
   }
 }
 
@@ -126,9 +179,11 @@ void table_attention_backward(const Model& model, const uint8_t* tokens, int row
     const float* ai = a + static_cast<ptrdiff_t>(i) * width;
     float* si = slope + static_cast<ptrdiff_t>(i) * width;
     const float* ti = token_slope + static_cast<ptrdiff_t>(i) * classes;
-    lookup.add(ti, classes, n, si, si);  // A is 0 in the padding, whatever it adds there
     Vec dot{};
-    for (int j = 0; j < width; j += lanes) dot += load(ai + j) * load(si + j);
+    lookup.add(ti, classes, n, si, si, [&](int j, Vec slope_j) __attribute__((always_inline)) {
+      store(si + j, slope_j);
+      dot += load(ai + j) * slope_j;  // A is 0 in the padding, whatever slope there is
+    });
     const float mean = sum(dot);
     float* own = by_site + static_cast<ptrdiff_t>(site[i]) * width;
     for (int j = 0; j < width; j += lanes) {
@@ -157,18 +212,16 @@ void one_block_pack(const Model& model, const Pack& pack, const int* site, const
   BlockState b = make_block(arena, s, rows, 0);
   float* a = arena.take(static_cast<ptrdiff_t>(rows) * width);
   float* p = arena.take(static_cast<ptrdiff_t>(rows) * classes);
-  for (int q = 0; q < pack.sequences; ++q) {
-    const ptrdiff_t first = pack.first_row[q];
-    table_attention(model, pack.tokens[q], pack.first_row[q + 1] - pack.first_row[q], site + first,
-                    a + first * width, p + first * classes);
-  }
+  float* share = arena.take(padded(rows));
   const float* table = model.packed + model.at.tables.rows;
   for (int i = 0; i < rows; ++i)
     for (int k = 0; k < wide; k += lanes)
       store(b.x + static_cast<ptrdiff_t>(i) * wide + k,
             load(table + static_cast<ptrdiff_t>(site[i]) * wide + k));
-  multiply(rows, wide, n, rows_of(a, width), plain(model.codes.embedding, wide), b.mixed, wide);
-  multiply_add(rows, wide, s.tokens, rows_of(p, classes), model.backward(model.at.embedding), b.mixed, wide);
+  if (model.gradient == nullptr)
+    table_mixed(model, pack, site, a, arena.take(static_cast<ptrdiff_t>(n) * wide), share, b.mixed);
+  else
+    table_attention(model, pack, site, a, p, share, b.mixed);
   block_rows(model, w, b, rows, site);
   float* logits = arena.take(static_cast<ptrdiff_t>(rows) * classes);
   const RowLoss loss = head_rows(model, b.out, wide, rows, target, row_weight, logits);

@@ -11,12 +11,35 @@ struct RowLoss {
   double loss, error;  // weighted sums
 };
 
+// Σ w ln z, z between 1 and the number of tokens. The rows of a sequence have one weight: one logarithm is
+// taken of the product of their z.
+class WeightedLogarithms {
+ public:
+  THERMOSPHERE_METHOD void add(double weight, double z) {
+    if (weight != weight_ || product_ > 1e240) flush();
+    weight_ = weight;
+    product_ *= z;
+  }
+  THERMOSPHERE_METHOD double sum() {
+    flush();
+    return sum_;
+  }
+
+ private:
+  THERMOSPHERE_METHOD void flush() {
+    sum_ += weight_ * __builtin_log(product_);
+    product_ = 1.0;
+  }
+  double weight_ = 0.0, product_ = 1.0, sum_ = 0.0;
+};
+
 // logits less their bias (rows × V, padded) in; their slope in place: weight (softmax - onehot), padding
 // zero.
 static RowLoss masked_cross_entropy(int rows, int tokens, const float* bias, const int32_t* targets,
                                     const float* weights, float* logits, ptrdiff_t row) {
   const int width = padded(tokens);
   RowLoss total{0.0, 0.0};
+  WeightedLogarithms partitions;
   IntVec lane{};
   for (int j = 0; j < lanes; ++j) lane[j] = j;
   for (int i = 0; i < rows; ++i) {
@@ -39,13 +62,14 @@ static RowLoss masked_cross_entropy(int rows, int tokens, const float* bias, con
     }
     const float partition = sum(partial);
     const double w = weights[i];
-    total.loss += w * (static_cast<double>(most) - static_cast<double>(truth) +
-                       __builtin_log(static_cast<double>(partition)));
+    total.loss += w * (static_cast<double>(most) - static_cast<double>(truth));
+    partitions.add(w, static_cast<double>(partition));
     total.error += right ? 0.0 : w;
     const float share = weights[i] / partition;
     for (int j = 0; j < width; j += lanes) store(x + j, load(x + j) * share);
     x[targets[i]] -= weights[i];
   }
+  total.loss += partitions.sum();
   return total;
 }
 
