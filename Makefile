@@ -8,10 +8,11 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 # The tools that build stand in .venv and not in an environment of each build's own: only what changed is compiled
-# again. With WERROR=ON warnings are errors, and what `lint` asks the compiler is what was installed.
+# again. With WERROR=ON warnings are errors in what is installed, and `lint` has nothing to compile.
 WERROR ?= OFF
-BUILD := --no-build-isolation -C cmake.define.THERMOSPHERE_WERROR
-LINT_BUILD := $(if $(filter ON,$(WERROR)),,-C build-dir=build/lint)
+STRICT := --config-settings=cmake.define.THERMOSPHERE_WERROR=ON
+BUILD := --no-build-isolation $(if $(filter ON,$(WERROR)),$(STRICT))
+LINT_BUILD := --no-build-isolation $(STRICT) $(if $(filter ON,$(WERROR)),,--config-settings=build-dir=build/lint)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo study picture test lint format sanitize bench gpu clean
@@ -25,7 +26,7 @@ $(BIN)/python:
 
 $(INSTALLED): $(BIN)/python $(SOURCES)
 	$(PIP) 'scikit-build-core>=0.11' 'pybind11>=2.13' cmake ninja
-	$(PIP) $(BUILD)=$(WERROR) --editable '.[test,lint]'
+	$(PIP) $(BUILD) --editable '.[test,lint]'
 	@touch $@
 
 install: $(INSTALLED)  ## create .venv and build and install the package in it
@@ -37,7 +38,7 @@ study: $(INSTALLED)  ## the paper's figures and tables under docs/study: hours, 
 	$(BIN)/thermosphere reproduce --preset laptop --output runs/study --to docs/study --resume
 
 picture: $(INSTALLED)  ## docs/images/report.png, as Chromium draws the demo's report
-	$(PIP) $(BUILD)=$(WERROR) --editable '.[browser]'
+	$(PIP) $(BUILD) --editable '.[browser]'
 	$(BIN)/python .ci/picture.py
 
 # Waiting OpenMP threads sleep: PyTorch's and the extension's, in tests that start processes of their own, are more than cores.
@@ -49,7 +50,7 @@ lint: $(INSTALLED)  ## ruff, mypy, clang-format, and the extension with warnings
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel $(BUILD)=ON $(LINT_BUILD) .
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel $(LINT_BUILD) .
 	$(BIN)/python .ci/wheel_contents.py
 
 format: $(INSTALLED)  ## rewrite the sources in the house format
@@ -78,7 +79,7 @@ sanitize: $(INSTALLED)  ## the tests under Address-, UndefinedBehavior- and Thre
 
 bench: SHELL := bash
 bench: $(INSTALLED)  ## timings, each after its correctness check, and those of other implementations
-	$(PIP) $(BUILD)=$(WERROR) --editable '.[bench]'
+	$(PIP) $(BUILD) --editable '.[bench]'
 	@mkdir -p build
 	set -o pipefail; $(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds | tee build/bench.log
 	$(BIN)/python benchmarks/record.py build/bench.log
