@@ -46,6 +46,9 @@ def ladder(
         table[name] = ("temperature", curve * shape)
         scale = 10.0 if name == "loss_slope" else 1.0
         table[name + "_error"] = ("temperature", error * scale * shape)
+        if name in ("train_loss", "test_error"):
+            table[name + "_motion"] = ("temperature", 0.0 * shape)
+            table[name + "_motion_error"] = ("temperature", error * shape)
     for name, value in (
         ("ess", 400.0), ("freedom", 399.0), ("r_hat", 1.0), ("chains", CHAINS), ("starts", CHAINS),
         ("draws", DRAWS),

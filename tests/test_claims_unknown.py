@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import xarray as xr
 from synthetic_study import ladder, study
 from test_paper_claims import FLAT_C, RISING, SHARP_C, X, one, table
 
+from thermosphere.analysis.significance import Measured
 from thermosphere.runs import claims_attention, claims_ladder, claims_weights
 from thermosphere.runs.claims_ladder import rise_factor
 from thermosphere.runs.config import Config
@@ -130,15 +130,14 @@ def test_where_the_second_set_waits_nothing_is_said_to_disagree() -> None:
 
 def test_the_rise_is_bounded_by_what_its_ends_may_be() -> None:
     """Were the last mean 0.8, half of the rise would lie from 0.2 to 0.6, maybe all at T = 2."""
-    rows = xr.Dataset(coords={"temperature": [1.0, 2.0, 4.0, 8.0, 16.0]})
-    for name, values in (
-        ("train_loss", [0.0, 0.26, 0.7, 0.8, 1.0]),
-        ("train_loss_error", [0.0, 0.0, 0.0, 0.0, 0.1]),
-        ("freedom", [400.0] * 5),
-    ):
-        rows[name] = ("temperature", values)
-    assert rise_factor(rows) == (1.0, 16.0)
-    better = rows.assign(train_loss_error=0.2 * rows["train_loss_error"])
-    assert rise_factor(better) == (2.0, 8.0)
+    temperature = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
+    means, errors = (0.0, 0.26, 0.7, 0.8, 1.0), (0.0, 0.0, 0.0, 0.0, 0.1)
+
+    def bounds(share: float, freedom: float) -> tuple[float, float]:
+        loss = [Measured(m, share * e, freedom) for m, e in zip(means, errors, strict=True)]
+        return rise_factor(temperature, loss)
+
+    assert bounds(1.0, 400.0) == (1.0, 16.0)
+    assert bounds(0.2, 400.0) == (2.0, 8.0)
     # Of two starts a standard error says six times less.
-    assert rise_factor(better.assign(freedom=("temperature", [1.0] * 5))) == (1.0, 16.0)
+    assert bounds(0.2, 1.0) == (1.0, 16.0)

@@ -9,7 +9,9 @@ import xarray as xr
 
 from thermosphere.analysis.thermodynamics import settled
 
-MOST = 3.0  # |z| above which the two disagree; 0.3 % of equilibrated temperatures do by chance
+# |z| above which the two disagree. By chance 0.3 % of equilibrated temperatures do; more do where
+# errors are those of few starts, 4 % with three.
+MOST = 3.0
 
 
 def hysteresis(first: xr.Dataset, second: xr.Dataset) -> xr.Dataset:

@@ -20,6 +20,7 @@ class Measured(NamedTuple):
 
     starts: the values of the independent starts where the mean is over them, in their order;
     motion: the part of the error that is theirs in common, what they still move.
+    slack: how far the mean may lie on either side besides, which no number of draws makes smaller.
     """
 
     mean: float
@@ -27,6 +28,7 @@ class Measured(NamedTuple):
     freedom: float
     starts: tuple[float, ...] = ()
     motion: float = 0.0
+    slack: float = 0.0
 
     @classmethod
     def of_runs(cls, values: npt.ArrayLike) -> Measured:
@@ -41,7 +43,8 @@ class Measured(NamedTuple):
         total = first + second
         spread = first**2 / max(self.freedom, 1e-9) + second**2 / max(other.freedom, 1e-9)
         freedom = total**2 / spread if spread > 0 else min(self.freedom, other.freedom)
-        return Measured(self.mean - other.mean, math.sqrt(total), freedom)
+        slack = self.slack + other.slack
+        return Measured(self.mean - other.mean, math.sqrt(total), freedom, slack=slack)
 
     def beside(self, other: Measured) -> Measured:
         """Difference of two numbers of the same starts: what sets the starts apart, which both
@@ -51,14 +54,22 @@ class Measured(NamedTuple):
         each = np.subtract(self.starts, other.starts)
         spread = float(each.std(ddof=1)) / math.sqrt(each.size)
         error = math.hypot(spread, self.motion, other.motion)
-        return Measured(self.mean - other.mean, error, each.size - 1.0)
+        slack = self.slack + other.slack
+        return Measured(self.mean - other.mean, error, each.size - 1.0, slack=slack)
+
+    def hull(self, other: Measured) -> Measured:
+        """What lies anywhere between the two: an interval that holds both."""
+        wider = max(self, other, key=lambda one: math.inf if math.isnan(one.reach) else one.reach)
+        mean, slack = 0.5 * (self.mean + other.mean), 0.5 * abs(self.mean - other.mean)
+        return wider._replace(mean=mean, slack=wider.slack + slack, starts=())
 
     @property
     def reach(self) -> float:
         """Half the width of the 95 % interval; NaN where it is not known."""
         if not (math.isfinite(self.error) and self.freedom >= 1.0):
             return math.nan
-        return self.error * float(np.interp(1.0 / self.freedom, _INVERSE, _QUANTILE))
+        quantile = float(np.interp(1.0 / self.freedom, _INVERSE, _QUANTILE))
+        return self.error * quantile + self.slack
 
     def above(self, bound: float) -> bool:
         """Whether the whole 95 % interval lies above `bound`; never where it is not known."""

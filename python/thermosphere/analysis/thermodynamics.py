@@ -116,6 +116,8 @@ def thermodynamics(
     - `<observable>`, `<observable>_error`: mean and standard error (`convergence.standard_error`);
       kinetic_temperature also as `kinetic_ratio` = kinetic temperature / T, 1 in equilibrium;
       distance2 also as `distance` = |w−w₀|²/Q;
+    - `<observable>_motion`, `…_motion_error`: the second half of the draws less the first, mean
+      over starts and its error (NaN of a single one), with `starts` - 1 degrees of freedom;
     - `ess`, `r_hat`, `drift`: bulk ESS, split R̂ and drift z of U; `distance_drift`: drift z of
       |w−w₀|²; `chains`, `draws`: how many chains and draws a chain were used;
     - `specific_heat`, `specific_heat_error`: C = (⟨U²⟩ − ⟨U⟩²)/T²;
@@ -258,7 +260,10 @@ def _one_temperature(
     row["freedom"] = (float(row["starts"]) if stationary else float(row["ess"])) - 1.0
     for name in OBSERVABLES:
         if name in samples:
-            row[name], row[name + "_error"] = average(_finite(samples, name, kept))
+            values = _finite(samples, name, kept)
+            row[name], row[name + "_error"] = average(values)
+            motion = _motion(values, starts)
+            row[name + "_motion"], row[name + "_motion_error"] = motion
     variance, error = math.nan, math.nan
     if known:
         variance, error = (_variance_within if stationary else convergence.variance_with_error)(
@@ -335,6 +340,15 @@ def moved(values: npt.NDArray[np.float64]) -> float:
     """Mean of the second half of the draws of values (chains, draws) less that of the first."""
     half = values.shape[1] // 2
     return float(values[:, -half:].mean() - values[:, :half].mean()) if half else 0.0
+
+
+def _motion(values: npt.NDArray[np.float64], starts: npt.NDArray[np.int64]) -> tuple[float, float]:
+    half = values.shape[1] // 2
+    if not half or len(values) != len(starts):
+        return math.nan, math.nan
+    each = means_of_starts(values[:, -half:] - values[:, :half], starts)
+    error = float(each.std(ddof=1)) / math.sqrt(each.size) if each.size > 1 else math.nan
+    return float(each.mean()), error
 
 
 def start_of_chains(samples: xr.Dataset, chains: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

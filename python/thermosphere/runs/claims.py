@@ -2,10 +2,12 @@
 
 A temperature counts when it equilibrated, or when its chains stand still although they stay apart
 (then their starts are the independent draws), and, of a model with a second set, that one, which
-came from a neighbouring temperature, settled there too and agrees.  A claim agrees or disagrees
-when the 95 % interval of what decides it says so; all else is undecided.  The least or largest of a
-curve may lie where temperatures do not count: what would be otherwise then is undecided too
-(`Open`).
+came from a neighbouring temperature on the other side of ⟨U⟩ than ES weights, settled there too and
+agrees (`usable`).  Of losses and errors less is asked: where neither set moves away from the other,
+the equilibrium lies between the two, if both relax towards it, and the interval of the temperature
+is the hull of theirs (`bracketed`).  A claim agrees or disagrees when the 95 % interval of what
+decides it says so; all else is undecided.  The least or largest of a curve may lie where
+temperatures do not count: what would be otherwise then is undecided too (`Open`).
 """
 
 from __future__ import annotations
@@ -52,15 +54,73 @@ class Finding:
 
 
 def usable(study: ModelStudy) -> xr.Dataset:
-    """The rows of the study's table that count: settled, and where there is a second set it has
-    settled too and agrees."""
+    """The rows of the study's table that count: settled, and where there is a second set it is a
+    test there, has settled too and agrees."""
     counts = settled(study.table)
     if study.second is not None:
-        compared = hysteresis(study.table, study.second)
+        compared = two_sets(study, study.second)
         agreeing = compared["temperature"].values[compared["agree"].values]
         counts &= np.isin(study.table["temperature"].values, agreeing)
     rows: xr.Dataset = study.table.isel(temperature=np.flatnonzero(counts))
     return rows
+
+
+def two_sets(study: ModelStudy, second: xr.Dataset) -> xr.Dataset:
+    """The sets compared (`hysteresis`) at the temperatures where the second is a test."""
+    compared = hysteresis(study.table, second)
+    tests = study.table["temperature"].values[tested(study)]
+    kept = np.flatnonzero(np.isin(compared["temperature"].values, tests))
+    found: xr.Dataset = compared.isel(temperature=kept)
+    return found
+
+
+def bracketed(study: ModelStudy, name: str = "train_loss") -> xr.Dataset:
+    """The rows between whose two sets ⟨U⟩, and this observable, must lie: neither set moves away
+    from the other. Without a second set those that are `usable`. What `measured` says of these rows
+    holds both sets."""
+    if study.second is None:
+        return usable(study)
+    counts = tested(study) & _between(study, "train_loss") & _between(study, name)
+    rows: xr.Dataset = study.table.isel(temperature=np.flatnonzero(counts))
+    return rows
+
+
+def tested(study: ModelStudy) -> npt.NDArray[np.bool_]:
+    """(temperatures,): whether a second set was run there that could have disagreed. It must come
+    from the other side of ⟨U⟩ than ES weights do, and be no continuation of the first set, as it is
+    at the temperature where the walk down begins, the hottest."""
+    temperature = study.table["temperature"].values
+    if study.second is None:
+        return np.zeros(temperature.size, dtype=np.bool_)
+    early = next((one for one in study.references if one.label == "ES"), None)
+    reference = math.nan if early is None else float(np.asarray(early.values["train_loss"]).mean())
+    heated = np.isin(temperature, np.asarray(study.second.attrs.get("heated", []), np.float64))
+    other_side = heated == (study.table["train_loss"].values < reference)
+    begins = (temperature == temperature.max()) & ~heated
+    run: npt.NDArray[np.bool_] = study.second["draws"].values > 0
+    return run & other_side & ~begins
+
+
+def _between(study: ModelStudy, name: str) -> npt.NDArray[np.bool_]:
+    """(temperatures,): whether neither set moves away from the other, from the first half of its
+    draws to the second, as far as the 95 % intervals over the starts tell."""
+    assert study.second is not None
+    if name not in study.second or name + "_motion" not in study.second:
+        return np.zeros(study.table.sizes["temperature"], dtype=np.bool_)
+    gap = study.second[name].values - study.table[name].values
+    return ~(_moves(study.table, name, -gap) | _moves(study.second, name, gap) | np.isnan(gap))
+
+
+def _moves(table: xr.Dataset, name: str, sense: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """(temperatures,): whether the observable moves in this sense, or that is not known."""
+    columns = (table[one].values for one in (name + "_motion", name + "_motion_error", "starts"))
+    found = [Measured(m, e, n - 1.0) for m, e, n in zip(*columns, strict=True)]
+    return np.array(
+        [
+            math.isnan(one.reach) or (one.above(0.0) if up > 0 else one.below(0.0))
+            for one, up in zip(found, sense, strict=True)
+        ]
+    )
 
 
 def second_moves(second: xr.Dataset) -> npt.NDArray[np.bool_]:
@@ -72,20 +132,36 @@ def second_moves(second: xr.Dataset) -> npt.NDArray[np.bool_]:
 def measured(study: ModelStudy, rows: xr.Dataset, name: str) -> list[Measured]:
     """An observable at each temperature of the rows; freedom from ESS, or from the starts where the
     error is that of their means (precisions, and where chains stay apart: then start by start), or
-    the slope's own."""
-    freedom = rows["freedom"].values
-    if name.startswith("precision"):
-        freedom = rows["starts"].values - 1.0
-    elif name + "_freedom" in rows:
-        freedom = rows[name + "_freedom"].values
-    error = rows[name + "_error"].values
+    the slope's own. Where the second set has it too and is a test: the hull of both, not known
+    where one of the two moves away from the other."""
+    first = _of_table(rows, name)
     apart = ~rows["equilibrated"].values
-    return [
-        Measured(float(m), float(e), float(f), *(_of_starts(study, float(t), name) if a else ()))
-        for t, m, e, f, a in zip(
-            rows["temperature"].values, rows[name].values, error, freedom, apart, strict=True
-        )
+    temperature = rows["temperature"].values
+    found = [
+        Measured(*one, *(_of_starts(study, float(t), name) if a else ()))
+        for t, one, a in zip(temperature, first, apart, strict=True)
     ]
+    if study.second is None or name not in study.second or name + "_motion" not in study.second:
+        return found
+    every = study.table["temperature"].values
+    second = _of_table(study.second, name)
+    tests, between = tested(study), _between(study, name)
+    for index, at in enumerate(np.searchsorted(every, temperature)):
+        if tests[at]:
+            hull = found[index].hull(Measured(*second[at]))
+            found[index] = hull if between[at] else hull._replace(error=math.nan)
+    return found
+
+
+def _of_table(table: xr.Dataset, name: str) -> list[tuple[float, float, float]]:
+    """(mean, error, freedom) at each temperature."""
+    freedom = table["freedom"].values
+    if name.startswith("precision"):
+        freedom = table["starts"].values - 1.0
+    elif name + "_freedom" in table:
+        freedom = table[name + "_freedom"].values
+    columns = (table[name].values, table[name + "_error"].values, freedom)
+    return [(float(m), float(e), float(f)) for m, e, f in zip(*columns, strict=True)]
 
 
 def _of_starts(study: ModelStudy, temperature: float, name: str) -> tuple[tuple[float, ...], float]:
@@ -114,13 +190,13 @@ class Open(NamedTuple):
         return f"a better value may lie {side} it, at temperatures that do not count"
 
 
-def open_around(study: ModelStudy, rows: xr.Dataset, best: int) -> Open:
-    """Of the best of the rows: whether the next colder and the next hotter temperature of the
-    ladder do not count. At the ladder's own ends there is none."""
+def open_around(study: ModelStudy, rows: xr.Dataset, best: npt.NDArray[np.bool_] | int) -> Open:
+    """Of the best of the rows, one or those that may be it: whether the next colder and the next
+    hotter temperature of the ladder do not count. At the ladder's own ends there is none."""
     counted, every = rows["temperature"].values, study.table["temperature"].values
-    at = int(np.flatnonzero(every == counted[best])[0])
+    at = np.flatnonzero(np.isin(every, counted[best]))
     missing = ~np.isin(every, counted)
-    return Open(bool(missing[max(at - 1, 0)]), bool(missing[min(at + 1, every.size - 1)]))
+    return Open(bool(missing[max(at[0] - 1, 0)]), bool(missing[min(at[-1] + 1, every.size - 1)]))
 
 
 def peak(study: ModelStudy) -> float:
@@ -150,18 +226,19 @@ def shown(value: Measured) -> str:
     return with_error(value.mean, value.error)
 
 
-def too_few(study: ModelStudy, needed: int) -> str:
-    """Why there are fewer than `needed` temperatures that count; empty where there are enough."""
-    rows, every = usable(study), study.table
-    count = rows.sizes["temperature"]
+def too_few(study: ModelStudy, needed: int, rows: xr.Dataset | None = None) -> str:
+    """Why there are fewer than `needed` temperatures that count (these rows; by default those that
+    are usable); empty where there are enough."""
+    every = study.table
+    count = (usable(study) if rows is None else rows).sizes["temperature"]
     if count >= needed:
         return ""
     standing = int(settled(every).sum())
     words = f"{standing} of {every.sizes['temperature']} temperatures of {study.name} settled"
     if standing > count:
         words += (
-            f", and at {standing - count} of these the second set disagrees, has not settled, or "
-            "was not run"
+            f", and at {standing - count} of these the second set disagrees, has not settled, came "
+            "from the same side, or was not run"
         )
     return words if count == 0 else f"{words}; {needed} must count"
 
@@ -178,7 +255,7 @@ def _checks(study: ModelStudy) -> str:
     if study.second is None:
         second = "a second set was not run"
     else:
-        compared = hysteresis(study.table, study.second)
+        compared = two_sets(study, study.second)
         count = compared.sizes["temperature"]
         agreeing = int(compared["agree"].values.sum())
         where = f"at {agreeing} of the {count} temperatures compared, the others left out"

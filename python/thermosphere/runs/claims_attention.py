@@ -113,15 +113,15 @@ def contacts_are_best_above_the_minimum(studies: Studies, config: Config) -> lis
         precision, errors = measured(study, rows, TOLERANT), measured(study, rows, "test_error")
         best = int(np.argmax([one.mean for one in precision]))
         least = int(np.argmin([one.mean for one in errors]))
-        highest = temperature[compatible(precision, best)]
-        lowest = temperature[compatible(errors, least)]
+        largest_at, least_at = compatible(precision, best), compatible(errors, least)
+        highest, lowest = temperature[largest_at], temperature[least_at]
         numbers = (
             f"P̃@L, {shown(precision[best])}, is largest {span(study, highest)}, the test error, "
             f"{shown(errors[least])}, least {span(study, lowest)}, as far as the errors tell"
         )
         verdict: Verdict = "undecided"
         because = "the two ranges of temperature overlap"
-        of_precision, of_error = (open_around(study, rows, one) for one in (best, least))
+        of_precision, of_error = (open_around(study, rows, one) for one in (largest_at, least_at))
         if highest.min() > lowest.max():
             verdict, because = "agrees", ""
             if of_precision.cold or of_error.hot:

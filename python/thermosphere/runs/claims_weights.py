@@ -21,6 +21,7 @@ from thermosphere.runs.claims import (
     in_units_of_peak,
     second_moves,
     shown,
+    tested,
     usable,
 )
 from thermosphere.runs.config import Config
@@ -174,6 +175,8 @@ def not_settled(study: ModelStudy) -> str:
             why = "the second set has not settled"
         elif not int(table["draws"]):
             why = "the second set was not run"
+        elif not tested(study)[study.table["temperature"].values == study.typical].any():
+            why = "the second set came from the same side"
     return f"at {in_units_of_peak(study, study.typical)} {why}"
 
 

@@ -40,12 +40,13 @@ def cool_model(
     """Walk the ladder of DIR/samples.zarr and return DIR/cooling.zarr, in its format.
 
     Chains from ES weights were heated where these have the lower U, and a second set must come from
-    above: the ladder is walked down from its hottest temperature. Where ES weights have the higher
-    U, chains came down themselves, and the ladder is walked up from the temperature that came down
-    farthest (`walks`). Each walk starts from draw number ``draws`` of the samples where it begins;
-    as many chains as they have, and ``draws`` at each temperature, a quarter of that more until it
-    has settled, at most ``draws_max``. Temperatures colder than any where the samples have settled
-    (where they have at one) are only walked through upwards: there is nothing to hold a second set
+    above: the ladder is walked down from its hottest temperature (where these chains only go on,
+    which tests nothing). Where ES weights have the higher U, chains came down themselves, and the
+    ladder is walked up from the temperature that came down farthest (`walks`). Each walk starts
+    from draw number ``draws`` of the samples where it begins; as many chains as they have, and
+    ``draws`` at each temperature, a quarter of that more until it has settled, at most
+    ``draws_max``. Temperatures colder than any where the samples have settled (where they have at
+    one) are only walked through upwards, with ``draws``: there is nothing to hold a second set
     against. Where the two sets differ and the samples have ``draws_max``, these chains go on too.
     Raises ValueError where there are no samples, or a second set that ``resume`` is not to go on
     with.
@@ -69,6 +70,9 @@ def cool_model(
 
     def rows_at(rung: float) -> torch.Tensor:
         return (temperature == rung).nonzero().flatten()
+
+    def compared(rows: torch.Tensor) -> bool:
+        return float(temperature[rows[0]]) >= end
 
     def last_draw(rung: float) -> torch.Tensor:
         return torch.from_numpy(read_weights(samples, rows_at(rung).numpy(), [origin - 1])[:, 0])
@@ -119,10 +123,10 @@ def cool_model(
                     q = norm2 if settings.constrained else None
                     chains.put(rows, sampler.init(weights, norm2=q, chain_ids=rows.tolist()))
                 chains.advance_all(rows, settings.draws)
-                while not _enough(chains, rows, burn_in):
+                while compared(rows) and not _enough(chains, rows, burn_in):
                     chains.advance(rows, _further(chains, rows))
                 weights = chains.part(rows).weights.cpu()
-        for rows in walked:
+        for rows in filter(compared, walked):
             while not _enough(chains, rows, burn_in) or _at_odds(chains, rows, samples, burn_in):
                 chains.advance(rows, _further(chains, rows))
     return store_path

@@ -24,7 +24,7 @@ Array = npt.NDArray[np.float64]
 # Of the draws of either way. The modes that a step heats are stiff and forget in a trajectory, and
 # the first 20 are no draws at all.
 BURN_IN = 0.1
-NEEDED = 10.0  # effective draws of U a chain, in the mean: with fewer their error is a guess
+NEEDED = 20.0  # effective draws of U, of all chains: with fewer their error is a guess
 AGREES = 2.0  # standard errors
 SCATTERED = 2.0  # by chance in one check of fifty with three chains
 ALLOWED = 0.01  # bias, as a share of ⟨U⟩ - U_min
@@ -106,8 +106,7 @@ class Comparison:
     def enough(self) -> bool:
         """Whether there are effective draws to judge by."""
         return all(
-            float(np.mean([one.effective_draws for one in way])) >= NEEDED
-            for way in (self.exact, self.sampled)
+            sum(one.effective_draws for one in way) >= NEEDED for way in (self.exact, self.sampled)
         )
 
     @property
@@ -136,11 +135,10 @@ class Comparison:
         )
         if not self.enough:
             fewest = min(
-                float(np.mean([one.effective_draws for one in way]))
-                for way in (self.exact, self.sampled)
+                sum(one.effective_draws for one in way) for way in (self.exact, self.sampled)
             )
             return text + (
-                f"Not judged: {fewest:.1f} effective draws a chain, {NEEDED:g} are needed; "
+                f"Not judged: {fewest:.1f} effective draws, {NEEDED:g} are needed; "
                 "raise pilot.exact_gradients."
             )
         agree = "Agree" if self.agrees else "Disagree, not"

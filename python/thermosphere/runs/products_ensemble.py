@@ -57,13 +57,28 @@ def ensemble(run: StudiedRun) -> Product | None:
             "at both from the same weights (the exact check; each chain's own place is taken out), "
             "elsewhere the next temperature, where chains of different starts agree (– where the "
             "two do not overlap).",
-            f"{len(known)} distances, {far} of them above {FAR:g}."
+            f"{len(known)} distances, {far} of them above {FAR:g}. {_together(rows)}"
             if known
             else "No temperature has enough independent draws to be judged.",
         ],
         tables=[Table(columns, shown)] if shown else [],
         data=[Data("ensemble", columns, rows)],
     )
+
+
+def _together(rows: list[list[Cell]]) -> str:
+    """χ² of each model's distances, as if independent: many that are a little far off say as much
+    as one that is far."""
+    from scipy.stats import chi2  # physical_validation needs it, nothing else does
+
+    words = []
+    for name in dict.fromkeys(str(row[0]) for row in rows):
+        of_model = [float(row[k]) for row in rows if str(row[0]) == name for k in (3, 4, 7)
+                    if row[k] != ""]  # fmt: skip
+        known = [x for x in of_model if math.isfinite(x)]
+        total = sum(x * x for x in known)
+        words.append(f"{name} {total:.1f} of {len(known)} (p = {chi2.sf(total, len(known)):.2g})")
+    return f"Sums of their squares: {', '.join(words)}."
 
 
 def _judged(study: ModelStudy, run: StudiedRun) -> list[list[Cell]]:

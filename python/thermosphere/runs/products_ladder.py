@@ -13,7 +13,7 @@ from thermosphere.analysis.figures_ladder import (
 from thermosphere.analysis.figures_runs import trace_figure
 from thermosphere.analysis.hysteresis import hysteresis
 from thermosphere.analysis.thermodynamics import settled
-from thermosphere.runs.claims import peak, second_moves, usable
+from thermosphere.runs.claims import bracketed, peak, second_moves, tested, two_sets, usable
 from thermosphere.runs.claims_attention import PRECISION
 from thermosphere.runs.claims_ladder import FIGURE
 from thermosphere.runs.product import (
@@ -174,6 +174,7 @@ def _usable_table(run: StudiedRun) -> Table:
         mixed = int(table["equilibrated"].values.sum())
         apart = int(table["stationary"].values.sum())
         counting = usable(study).sizes["temperature"]
+        between = bracketed(study).sizes["temperature"]
         found = float(table.attrs["peak_temperature"])
         t_star = format_temperature(found) if np.isfinite(found) else "unknown"
         rows.append(
@@ -185,13 +186,14 @@ def _usable_table(run: StudiedRun) -> Table:
                 str(mixed),
                 str(apart),
                 str(counting),
+                str(between),
                 t_star if np.isfinite(unit) else f"{t_star} (in doubt)",
                 f"{float(table['ess'].min()):.0f} to {float(table['ess'].max()):.0f}",
             ]
         )
     columns = [
         "model", "N", "Q", "temperatures", "equilibrated", "still but apart",
-        "of these count", "T*", "ESS of U",
+        "of these count", "with ⟨U⟩ between two sets", "T*", "ESS of U",
     ]  # fmt: skip
     return Table(columns, rows, "", [i for i, row in enumerate(rows) if row[4:6] == ["0", "0"]])
 
@@ -199,7 +201,7 @@ def _usable_table(run: StudiedRun) -> Table:
 def second_set_words(study: ModelStudy) -> str:
     if study.second is None:
         return f"{study.name}: a second set was not run."
-    found = hysteresis(study.table, study.second)
+    found = two_sets(study, study.second)
     apart = found.isel(temperature=np.flatnonzero(~found["agree"].values))
     known = np.abs(found["z"].values)
     known = known[np.isfinite(known)]
@@ -225,16 +227,24 @@ def second_set_words(study: ModelStudy) -> str:
             strict=True,
         )
     )
-    left = "which are" if apart.sizes["temperature"] > 1 else "which is"
-    return f"{words}. They disagree at {listed}, {left} left out of every verdict.{still}"
+    return (
+        f"{words}. They disagree at {listed}: the interval of losses and errors there is the whole "
+        f"gap, and nothing is said of weights.{still}"
+    )
 
 
 def _waiting_words(study: ModelStudy, second: xr.Dataset) -> str:
     """Where the first set stands and the second does not; begins with a space, or empty."""
     stands = settled(study.table)
-    missing = int((stands & (second["draws"].values == 0)).sum())
+    run, tests = second["draws"].values > 0, tested(study)
+    missing, untested = int((stands & ~run).sum()), int((stands & run & ~tests).sum())
     unseen = f" At {missing} that settled no second set was run." if missing else ""
-    rows = np.flatnonzero(stands & second_moves(second))
+    if untested:
+        unseen += (
+            f" At {untested} it came from the side on which ES weights lie, or goes on where the "
+            "first ended, and tests nothing."
+        )
+    rows = np.flatnonzero(stands & second_moves(second) & tests)
     if not rows.size:
         return unseen
     above = (second["train_loss"].values - study.table["train_loss"].values)[rows]
@@ -244,7 +254,7 @@ def _waiting_words(study: ModelStudy, second: xr.Dataset) -> str:
     )
     return (
         f" The second set has not settled at {listed}, in brackets how far its ⟨U⟩ is from that of "
-        f"the first; these do not count either.{unseen}"
+        f"the first; what is said of weights leaves these out too.{unseen}"
     )
 
 
@@ -255,18 +265,20 @@ def _draws(table: xr.Dataset, temperature: float) -> int:
 def _equilibrium_data(studies: list[ModelStudy]) -> Data:
     columns = [
         "model", "T", "chains", "draws", "ess", "r_hat", "drift", "distance", "equilibrated",
-        "stationary", "second from", "second - first", "error", "z", "agree", "reason", "note",
+        "stationary", "second from", "second - first", "error", "z", "agree", "a test", "reason",
+        "note",
     ]  # fmt: skip
     rows: list[list[Cell]] = []
     for study in studies:
         found = None if study.second is None else hysteresis(study.table, study.second)
+        tests = tested(study)
         for index, temperature in enumerate(study.table["temperature"].values):
             row = study.table.isel(temperature=index)
-            second: list[Cell] = ["", "", "", "", "not run"]
+            second: list[Cell] = ["", "", "", "", "not run", ""]
             if study.second is not None and _draws(study.second, temperature):
                 heated = study.second.attrs.get("heated", [])
                 second[0] = "colder" if temperature in heated else "hotter"
-                second[4] = "not settled"
+                second[4:] = ["not settled", bool(tests[index])]
             if found is not None and temperature in found["temperature"].values:
                 one = found.sel(temperature=temperature)
                 second[1:4] = [float(one[k]) for k in ("difference", "difference_error", "z")]

@@ -181,7 +181,9 @@ def _verdicts(run: StudiedRun, verdicts: Sequence[Finding]) -> list[str]:
         "of different starts stay apart, or have few independent draws (the starts are then the "
         "draws, and what the chains still moved is part of the error), and a second set, where the "
         "model has one, settled too and agrees: chains from a neighbouring temperature, on the "
-        "other side of ⟨U⟩ than those from ES. A claim agrees or disagrees when the 95 % interval "
+        "other side of ⟨U⟩ than those from ES. Losses and errors count where neither set moves "
+        "away from the other: their interval is then all between the two sets, the equilibrium "
+        "being there if both relax towards it. A claim agrees or disagrees when the 95 % interval "
         "of what decides it says so. Errors are one standard error, from effective sample sizes "
         "and blocks, or of the starts, for trained weights of the runs. Half-filled points: chains "
         "stand still; hollow points: they still move.",
