@@ -13,7 +13,15 @@ import torch
 from thermosphere.models.named import named_model
 from thermosphere.models.potential import MaskedLanguagePotential
 from thermosphere.proteins.dataset import make_data_set
-from thermosphere.runs.calibration import PUBLISHED, TRIALS, calibrate, decorrelation, judge
+from thermosphere.runs.calibration import (
+    FULL_BATCH,
+    PUBLISHED,
+    TRIALS,
+    _settled,
+    calibrate,
+    decorrelation,
+    judge,
+)
 from thermosphere.runs.calibration_table import (
     calibration_text,
     read_settings,
@@ -208,3 +216,25 @@ def test_calibrate_runs_every_trial_and_adds_to_what_is_there(tmp_path: Path) ->
     more = [row.series.moves - before[row.trial.name] for row in again.rows]
     assert min(more) >= 0
     assert sum(count > 0 for count in more) > len(more) / 3  # the others had half a second before
+
+
+def test_no_trial_replays_the_noise_that_made_its_start(tmp_path: Path) -> None:
+    """Trials count their steps from 0, as what settled the start did, and have the same chains."""
+    potential, start = problem()
+    norm2 = float(start[0].double().square().sum())
+    settled = _settled(tmp_path / "settled.safetensors", potential, start, norm2, 1e-3, 4, seed=3)
+    trial = TrialRun(
+        Trial("full", "full batch", FULL_BATCH),
+        tmp_path / "trial.safetensors",
+        potential,
+        start,
+        1e-3,
+        norm2,
+        torch.ones_like(start),
+        0.01,
+        seed=3,
+    )
+    trial.sampler.run(trial.state, 4)  # from where the other began
+    assert not torch.equal(trial.state.weights, settled)
+    moved = torch.stack([trial.state.weights - start, settled - start])[:, 0]
+    assert abs(float(torch.corrcoef(moved)[0, 1])) < 0.5

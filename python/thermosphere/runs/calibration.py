@@ -293,7 +293,8 @@ def _settled(
         if got != wanted:
             raise ValueError(f"{path}: must be of {wanted}, got {got}")
         return tensors["weights"]
-    sampler = Langevin(potential, [temperature] * len(weights), seed=seed, options=FULL_BATCH)
+    # Trials count their steps from 0 too: by their own seed they would replay this noise.
+    sampler = Langevin(potential, [temperature] * len(weights), seed=seed + 1, options=FULL_BATCH)
     state = sampler.init(weights, norm2=norm2)
     sampler.run(state, moves)
     write_archive(path, {"weights": state.weights}, {"kind": SETTLED, **wanted})
