@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from toy import NoisyQuadratic, Q, make_sampler, start_weights
+from toy import SEED, NoisyQuadratic, Q, make_sampler, start_weights
 
 from thermosphere.ops.minibatch import Minibatch
 from thermosphere.sampling.hmc import HybridMonteCarlo
@@ -117,6 +117,13 @@ def test_a_gradient_that_is_not_finite_stops_the_run(
         ({"masses": 0.0}, "masses must be finite and > 0, got 0.0"),
         ({"masses": math.nan}, "masses must be finite and > 0, got nan"),
         ({"masses": math.inf}, "masses must be finite and > 0, got inf"),
+        ({"norm2": "1"}, "norm2 must be a number, got '1'"),
+        ({"chain_ids": 3}, "chain_ids must be 2 distinct integers in [0, 2**32), got 3"),
+        (
+            {"chain_ids": ["a", 1]},
+            "chain_ids must be 2 distinct integers in [0, 2**32), got ['a', 1]",
+        ),
+        ({"masses": "x"}, "masses must be a number, (12,) or (2, 12), got 'x'"),
         ({"masses": torch.ones(2)}, "masses must be a number, (12,) or (2, 12), got (2,)"),
     ],
 )
@@ -208,6 +215,32 @@ def test_masses_too_light_for_the_noise_are_refused_at_the_start() -> None:
         match=r"^masses: the mini-batch's share of the thermal noise must be <= 0\.5025 ",
     ):
         make_sampler().init(start_weights(3), masses=1e-3)
+
+
+def test_a_state_on_another_device_is_refused() -> None:
+    sampler = make_sampler()
+    state = sampler.init(start_weights(3))
+    state.weights = state.weights.to("meta")
+    with pytest.raises(
+        ValueError, match=r"^run: the state must be on the potential's device cpu, got meta; "
+    ):
+        sampler.run(state, 1)
+
+
+def test_what_a_state_goes_on_with_at_another_temperature_is_another_seed() -> None:
+    """The same one makes the same noise, from step 0 again."""
+    state = make_sampler().init(start_weights(3))
+    warmer = make_sampler((1.0, 2.0, 4.0))
+    with pytest.raises(ValueError, match=r"init\(state\.weights\) of a sampler with another seed"):
+        warmer.run(state, 1)
+    thermal = [
+        make_sampler(seed=seed, constrained=False, scheme="paper")
+        .init(state.weights, masses=500.0)
+        .momenta
+        for seed in (SEED, SEED, SEED + 1)
+    ]
+    assert torch.equal(thermal[0], thermal[1])
+    assert abs(float(torch.corrcoef(torch.stack(thermal)[1:].flatten(1))[0, 1])) < 0.5
 
 
 def test_no_moves_is_an_error() -> None:

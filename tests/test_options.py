@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
-from toy import NoisyQuadratic
+import torch
+from toy import NoisyQuadratic, start_weights
 
+from thermosphere.sampling.hmc import HybridMonteCarlo
 from thermosphere.sampling.langevin import Langevin
 from thermosphere.sampling.options import LangevinOptions
 
@@ -95,6 +98,8 @@ def test_defaults_of_the_two_schemes() -> None:
         ({"temperature": math.inf}, "temperature must be one positive number a chain, got [inf]"),
         ({"temperature": []}, "temperature must be one positive number a chain, got []"),
         ({"temperature": 1.0, "seed": 1.5}, "seed must be a whole number, got 1.5"),
+        ({"temperature": 1.0, "threads": 2.0}, "threads must be a whole number, got 2.0"),
+        ({"temperature": 1.0, "threads": 0}, "threads must be >= 1, got 0"),
         ({"temperature": [[1.0]]}, "temperature must be one positive number a chain, got [[1.0]]"),
         ({"temperature": 1.0, "seed": -1}, "seed must be in [0, 2**64), got -1"),
         (
@@ -107,3 +112,46 @@ def test_samplers_out_of_range(arguments: dict[str, object], message: str) -> No
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole text is compared
         Langevin(NoisyQuadratic(), **arguments)  # type: ignore[arg-type]
     assert str(error.value) == f"sampler: {message}"
+
+
+def test_numbers_of_numpy_are_taken() -> None:
+    """A NumPy seed has to make the bits of Python's, from the first move on."""
+    ends = []
+    for whole in (int, np.int64):
+        sampler = Langevin(
+            NoisyQuadratic(),
+            [1.0, 2.0],
+            seed=whole(3),
+            batch=whole(8),
+            threads=whole(1),
+            noise_draws=whole(5),
+            noise_draws_max=whole(9),
+            t_ratio=0.02,
+        )
+        state = sampler.init(start_weights(2), norm2=np.float64(24.0), chain_ids=[whole(4), 7])
+        sampler.run(state, whole(3))
+        ends.append(state.weights)
+    assert torch.equal(*ends)
+    modes = Langevin(NoisyQuadratic(), [1.0], seed=np.uint64(3), batch=None, modes=np.int64(2))
+    modes.run(modes.init(start_weights(1)), 1)
+    exact = HybridMonteCarlo(NoisyQuadratic(), [1.0], seed=np.int64(3), steps=np.int64(2))
+    exact.run(exact.init(start_weights(1)), np.int64(1))
+
+
+def test_batches_that_a_gpu_cannot_draw_are_refused_at_once() -> None:
+    toy = NoisyQuadratic(examples=2000)
+    toy.device = torch.device("cuda")
+    with pytest.raises(
+        ValueError, match=r"^sampler: batch must be at most 1024 on a GPU, got 1025; None is"
+    ):
+        Langevin(toy, 1.0, batch=1025)
+    Langevin(toy, 1.0, batch=1024)
+
+
+@pytest.mark.parametrize("kind", [Langevin, HybridMonteCarlo])
+def test_one_row_of_weights_starts_every_chain(kind: type) -> None:
+    """As `potential.initial()` of one network gives it."""
+    start = start_weights(1)
+    states = [kind(NoisyQuadratic(), [1.0, 2.0]).init(w) for w in (start, start[0])]
+    assert torch.equal(states[0].weights, states[1].weights)
+    assert states[0].weights.shape == (2, 12)

@@ -116,7 +116,8 @@ class HybridMonteCarlo:
             )
         self.temperature = checked_temperature(temperature)
         self.seed = checked_seed(seed)
-        if checked_whole("hmc: steps", steps) < 1:
+        steps = checked_whole("hmc: steps", steps)
+        if steps < 1:
             raise ValueError(f"hmc: steps must be >= 1, got {steps}")
         if not 0 <= jitter < 1:
             raise ValueError(f"hmc: jitter must be in [0, 1), got {jitter}")
@@ -144,12 +145,14 @@ class HybridMonteCarlo:
     ) -> HybridMonteCarloState:
         """The state before the first trajectory. Costs one gradient.
 
-        weights: (N,) or (C, N); kept as given, except that a ``norm2`` (Q) given rescales them to
-        that squared norm.
+        weights: (N,), (1, N) or (C, N); kept as given, except that a ``norm2`` (Q) given rescales
+        them to that squared norm.
         masses: a number, (N,) or (C, N). The law does not depend on them; only how fast it is
         reached does, and with one number for all not even that (h scales with its square root).
         chain_ids: identities of the chains, default 0 … C - 1: a chain's path depends on its own
         identity, not on its row or its neighbours.
+        Trajectories count from 0: to go on from ``state.weights`` take a sampler with another seed,
+        or the same momenta and decisions come again.
 
         Raises ValueError for wrong shapes, for a U that is not finite at the start, and where U
         comes in float32 too coarse for T.
@@ -158,9 +161,10 @@ class HybridMonteCarlo:
         weights, squared = checked_weights(
             weights, chains, parameters, norm2=norm2, on_sphere=True, dtype=torch.float64
         )
+        weights, squared = weights.to(device_of(self.potential)), squared.cpu()
         ids = checked_identities(chain_ids, chains)
         checked_freedom(parameters, constrained=True)
-        masses = checked_masses(masses, chains, parameters, torch.float64)
+        masses = checked_masses(masses, chains, parameters, torch.float64).to(weights.device)
         losses, gradient = self.potential(weights.to(self.dtype), None)
         finite = losses.isfinite() & gradient.isfinite().all(1)
         if not bool(finite.all()):
@@ -326,6 +330,7 @@ class HybridMonteCarlo:
 
 
 def _positive(method: str, trajectories: int) -> int:
-    if checked_whole(f"{method}: trajectories", trajectories) < 1:
+    trajectories = checked_whole(f"{method}: trajectories", trajectories)
+    if trajectories < 1:
         raise ValueError(f"{method}: trajectories must be >= 1, got {trajectories}")
     return trajectories

@@ -26,6 +26,7 @@ import torch
 
 from thermosphere.models.potential import Potential, device_of
 from thermosphere.ops.arguments import checked_whole
+from thermosphere.ops.minibatch import BATCH_MAX
 from thermosphere.ops.philox import Stream
 from thermosphere.sampling.adaptation import Adaptation
 from thermosphere.sampling.derived import noise_scales
@@ -36,6 +37,7 @@ from thermosphere.sampling.noise_adaptation import NoiseAdaptation
 from thermosphere.sampling.options import LangevinOptions
 from thermosphere.sampling.recorder import Recorder
 from thermosphere.sampling.start import (
+    check_device,
     check_temperatures,
     checked_freedom,
     checked_identities,
@@ -43,6 +45,7 @@ from thermosphere.sampling.start import (
     checked_potential,
     checked_seed,
     checked_temperature,
+    checked_threads,
     checked_weights,
 )
 from thermosphere.sampling.state import LangevinState
@@ -104,14 +107,20 @@ class Langevin:
                 f"sampler: batch must be at most the {potential.examples} examples, got "
                 f"{self.options.batch}; None is the whole set"
             )
+        if device_of(potential).type == "cuda" and (self.options.batch or 0) > BATCH_MAX:
+            raise ValueError(
+                f"sampler: batch must be at most {BATCH_MAX} on a GPU, got {self.options.batch}; "
+                "None is the whole set"
+            )
         self.temperature = checked_temperature(temperature)
         self.seed = checked_seed(seed)
-        modes = HeldModes(potential, self.options, seed)
-        self.moves = Moves(potential, self.options, seed, threads, recorder, modes)
+        threads = checked_threads(threads)
+        modes = HeldModes(potential, self.options, self.seed)
+        self.moves = Moves(potential, self.options, self.seed, threads, recorder, modes)
         self.adaptation: Adaptation = (
-            FullBatchAdaptation(potential, self.options, seed, modes)
+            FullBatchAdaptation(potential, self.options, self.seed, modes)
             if self.options.batch is None
-            else NoiseAdaptation(potential, self.options, seed, self.moves.recorder)
+            else NoiseAdaptation(potential, self.options, self.seed, self.moves.recorder)
         )
         self._burst_moves: dict[int, int] = {}  # by number of chains, as the last run found it
 
@@ -125,11 +134,13 @@ class Langevin:
     ) -> LangevinState:
         """The state at step 0: noise measured, masses set, momenta thermal.
 
-        weights: (N,) or (C, N); kept as given, except that a ``norm2`` (Q) given rescales them to
-        that squared norm.
+        weights: (N,), (1, N) or (C, N); kept as given, except that a ``norm2`` (Q) given rescales
+        them to that squared norm.
         masses: set by hand, a number, (N,) or (C, N); they are then never adapted.
         chain_ids: identities of the chains, default 0 … C - 1: a chain's path depends on its own
         identity, not on its row or its neighbours.
+        Steps count from 0: to go on from ``state.weights``, at another temperature, say, take a
+        sampler with another seed, or the same noise and mini-batches come again.
         Chains that start at the same weights share one noise estimate.
         """
         chains, parameters = len(self.temperature), self.potential.parameters
@@ -193,14 +204,17 @@ class Langevin:
         bits do not depend on the cuts. Ctrl-C comes between bursts too, and leaves a state to go on
         from; pressed again it comes at once, and the state is spent.
         Raises ValueError for a state of other temperatures (go on at others from
-        ``init(state.weights)``), and :class:`UnreachableSphereError` naming chain, step, dt and
-        T_ratio: that chain keeps its last good weights and momenta, the others may have gone on, so
-        the state as a whole is spent, as after an error of the potential's own: go on from a copy
-        or a checkpoint (``state.tensors()``), with a smaller step.
+        ``init(state.weights)`` of a sampler with another seed) or on another device, and
+        :class:`UnreachableSphereError` naming chain, step, dt and T_ratio: that chain keeps its
+        last good weights and momenta, the others may have gone on, so the state as a whole is
+        spent, as after an error of the potential's own: go on from a copy or a checkpoint
+        (``state.tensors()``), with a smaller step.
         """
-        if checked_whole("run: moves", moves) < 1:
+        moves = checked_whole("run: moves", moves)
+        if moves < 1:
             raise ValueError(f"run: moves must be >= 1, got {moves}")
         check_temperatures("run", state.temperature, self.temperature)
+        check_device("run", state.weights, self.potential)
         chains = len(state.temperature)
         loss_sums = torch.zeros(chains, dtype=torch.float64)
         derived = self.moves.derive(state)

@@ -95,7 +95,8 @@ class LangevinOptions:
             )
         for name in WHOLE:
             if getattr(self, name) is not None:
-                checked_whole(f"sampler: {name}", getattr(self, name))
+                whole = checked_whole(f"sampler: {name}", getattr(self, name))
+                object.__setattr__(self, name, whole)  # NumPy's integers are taken too
         for name in REAL:
             if getattr(self, name) is not None:
                 checked_real(f"sampler: {name}", getattr(self, name))
