@@ -205,3 +205,34 @@ def test_a_chain_is_as_it_is_alone_and_a_chunk_as_long_as_asked() -> None:
     bound = error_bound(own, operations=100, dtype=np.float32)
     assert_close(gradient[:1], own, bound)
     assert_close(losses[:1], alone, error_bound(alone, operations=100, dtype=np.float32))
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_change_between_training_and_eval_mode_is_refused(begun: bool) -> None:
+    """The function was looked at in the other one."""
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh()).train(begun)
+    potential = ModulePotential(network, squared_error, torch.randn(20, 3), torch.randn(20, 4))
+    network[1].train(not begun)
+    mode, method = ("training", "train") if begun else ("eval", "eval")
+    with pytest.raises(
+        ValueError, match=rf"Tanh '1' must be in {mode} mode, .* module\.{method}\(\)"
+    ):
+        potential(potential.initial())
+    network.train(begun)
+    potential(potential.initial())
+
+
+def test_what_is_on_different_devices_is_refused() -> None:
+    x, y = torch.randn(20, 3), torch.randn(20, 4)
+    frozen, buffer = torch.nn.Linear(3, 4), torch.nn.Linear(3, 4)
+    frozen.bias = torch.nn.Parameter(torch.zeros(4, device="meta"), requires_grad=False)
+    buffer.register_buffer("shift", torch.zeros(4, device="meta"))
+    for network, data, message in (
+        (torch.nn.Linear(3, 4), (x, y.to("meta")), "data 1 on meta"),
+        (frozen, (x, y), "frozen bias on meta"),
+        (buffer, (x, y), "buffer shift on meta"),
+    ):
+        with pytest.raises(
+            ValueError, match=f"all must be on the device of the data, cpu, got {message}$"
+        ):
+            ModulePotential(network, squared_error, *data)

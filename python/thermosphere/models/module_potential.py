@@ -31,18 +31,21 @@ class ModulePotential:
     those of other modules that the loss calls, are not followed. The flat
     vector holds the parameters in the order of `module.named_parameters()` (tied ones once); frozen
     ones (requires_grad False) and buffers stay as they are in the module. The module itself is
-    never written to, but by `load`.
+    never written to, but by `load`. A call puts other weights in their place while it runs: not for
+    two threads at once.
 
     `chunk` is the largest number of examples of a chain in one call of `loss`. `vectorise` runs all
     chains in one torch.func.vmap call, which pays for small networks on a GPU and needs a module
     and a loss that vmap can batch; otherwise chains follow one another. For weights of another
     dtype than the module's, what the module and the data hold of its dtype is taken in theirs.
 
-    Raises ValueError for data of unequal lengths, a module without trainable parameters, parameters
+    Raises ValueError for data of unequal lengths, data, buffers or frozen parameters on different
+    devices, a module without trainable parameters, parameters
     of more than one dtype, for layers whose output is random or depends on the rest of the batch,
     or that write to their buffers: BatchNorm, Dropout and others in training mode (call
     `module.eval()` first), and for a loss that does not depend on the network it is given. To see
-    that, `loss` is called on a few examples.
+    that, `loss` is called on a few examples. A call raises it where a layer is no longer in the
+    mode, training or eval, that was looked at.
     """
 
     def __init__(
@@ -93,6 +96,17 @@ class ModulePotential:
                     f"ModulePotential: {type(layer).__name__} {name!r} must have running "
                     "statistics, got those of the batch"
                 )
+        held = {f"data {at}": item for at, item in enumerate(data)}
+        held |= {f"buffer {name}": buffer for name, buffer in module.named_buffers()}
+        held |= {
+            f"frozen {name}": p for name, p in module.named_parameters() if not p.requires_grad
+        }
+        elsewhere = [n for n, tensor in held.items() if tensor.device != data[0].device]
+        if elsewhere:
+            raise ValueError(
+                f"ModulePotential: all must be on the device of the data, {data[0].device}, got "
+                f"{elsewhere[0]} on {held[elsewhere[0]].device}"
+            )
         self.module = module
         self.loss = loss
         self.data = data
@@ -100,6 +114,7 @@ class ModulePotential:
         self.vectorise = vectorise
         self._layout = Layout.from_shapes({n: p.shape for n, p in trainable.items()})
         self._dtype = next(iter(trainable.values())).dtype
+        self._training = {name: layer.training for name, layer in module.named_modules()}
         self._check_function()
 
     @property
@@ -146,8 +161,10 @@ class ModulePotential:
         weights: torch.Tensor,  # (C, N)
         batch: Minibatch | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(losses (C,), gradient (C, N)). ValueError for shapes that do not fit."""
+        """(losses (C,), gradient (C, N)). ValueError for shapes that do not fit, and where a layer
+        has changed between training and eval mode."""
         check_weights("ModulePotential", weights, self.parameters)
+        self._check_mode()
         indices, shares = full_or_given(weights, batch, self.examples)
         losses = weights.new_zeros(len(weights))
         gradient = torch.zeros_like(weights)
@@ -205,6 +222,17 @@ class ModulePotential:
 
     def _of_dtype(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         return tensor.to(dtype) if tensor.dtype == self._dtype else tensor
+
+    def _check_mode(self) -> None:
+        """ValueError unless every layer is in the mode in which its function was looked at."""
+        for name, layer in self.module.named_modules():
+            was = self._training.get(name, layer.training)
+            if layer.training != was:
+                mode = "training" if was else "eval"
+                raise ValueError(
+                    f"ModulePotential: {type(layer).__name__} {name!r} must be in {mode} mode, as "
+                    f"it was at first: call module.{'train' if was else 'eval'}()"
+                )
 
     @torch.no_grad()
     def _check_function(self) -> None:
