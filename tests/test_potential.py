@@ -19,7 +19,7 @@ from thermosphere.models.potential import MaskedLanguagePotential, evaluate
 from thermosphere.models.regularised import Regularised
 from thermosphere.models.transformer import Transformer
 from thermosphere.ops.minibatch import Minibatch
-from thermosphere.proteins.dataset import MaskedSequences
+from thermosphere.proteins.dataset import MaskedSequences, make_data_set
 
 TOYS: list[Model] = [
     Transformer("one block", blocks=1, embedding=5, hidden=6, length=8),
@@ -191,6 +191,43 @@ def test_regularised() -> None:
     assert_same_bits(rows(weights)[1], bare(weights)[1])
     plain = Regularised(bare)
     assert_same_bits(plain(weights)[1], bare(weights)[1])
+
+
+def test_the_reference_is_a_copy() -> None:
+    """Of a state's weights, say, which the next run changes in place."""
+    model = TOYS[0]
+    weights = weights_of(model)
+    bare = MaskedLanguagePotential(model, sequences())
+    given = weights_of(model, seed=12)
+    for reference in (given, given[0], given[:1]):
+        potential = Regularised(bare, tether=0.7, reference=reference)
+        before = potential(weights)[1]
+        given += 1.0
+        assert_same_bits(potential(weights)[1], before)
+
+
+def test_a_call_of_ones_own_is_not_left_out() -> None:
+    """Bursts inside the extension would not know of it."""
+
+    class Doubled(MaskedLanguagePotential):
+        def __call__(self, weights, batch=None):  # type: ignore[no-untyped-def]
+            losses, gradient = super().__call__(weights, batch)
+            return 2 * losses, 2 * gradient
+
+    class Tempered(Regularised):
+        def __call__(self, weights, batch=None):  # type: ignore[no-untyped-def]
+            losses, gradient = super().__call__(weights, batch)
+            return 2 * losses, 2 * gradient
+
+    model = named_model("tf1-small", length=12)
+    tokens = np.random.default_rng(1).integers(0, 20, (60, 12)).astype(np.uint8)
+    train = make_data_set(tokens, train=40, validation=10, test=10, rate=0.15, seed=0).train
+    own = MaskedLanguagePotential(model, train)
+    assert own.fused is not None
+    assert Regularised(own, 0.1).fused is not None
+    assert Doubled(model, train).fused is None
+    assert Regularised(Doubled(model, train), 0.1).fused is None
+    assert Tempered(own, 0.1).fused is None
 
 
 def test_regularised_refuses() -> None:

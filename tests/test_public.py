@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[1]
 def test_every_public_name_is_there() -> None:
     for name in thermosphere.__all__:
         assert getattr(thermosphere, name) is not None
+        assert name in dir(thermosphere)
+    assert "Minibatch" in thermosphere.__all__  # what a potential of one's own is called with
     with pytest.raises(AttributeError, match="has no attribute 'Langevine'"):
         _ = thermosphere.Langevine
 

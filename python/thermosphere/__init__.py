@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from thermosphere.models.named import named_model
     from thermosphere.models.potential import MaskedLanguagePotential, Potential
     from thermosphere.models.regularised import Regularised
+    from thermosphere.ops.minibatch import Minibatch
     from thermosphere.proteins.couplings import read_couplings
     from thermosphere.proteins.enumeration import enumerate_model
     from thermosphere.proteins.potts import PottsModel
@@ -36,6 +37,7 @@ _HOMES = {
     "LangevinState": "sampling.state",
     "Layout": "models.layout",
     "MaskedLanguagePotential": "models.potential",
+    "Minibatch": "ops.minibatch",
     "ModulePotential": "models.module_potential",
     "Potential": "models.potential",
     "PottsModel": "proteins.potts",
@@ -57,6 +59,7 @@ __all__ = [
     "LangevinState",
     "Layout",
     "MaskedLanguagePotential",
+    "Minibatch",
     "ModulePotential",
     "Potential",
     "PottsModel",
@@ -76,3 +79,7 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'thermosphere' has no attribute {name!r}")
     return getattr(_import_module(f"thermosphere.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

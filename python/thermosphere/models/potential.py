@@ -23,7 +23,15 @@ from thermosphere.proteins.dataset import MaskedSequences
 
 
 class Potential(Protocol):
-    """What the sampler needs: U(w) and dU/dw, chain by chain, on a mini-batch or the full set."""
+    """What the sampler needs: U(w) and dU/dw, chain by chain, on a mini-batch or the full set.
+
+    It may have more, each taken where it is there: ``device``, where it works (else the CPU);
+    ``layout``, which names the weights (for ``average_axis``); ``fused``, itself as the extension
+    runs it, and ``capturable``, its call as a CUDA graph can hold it (either may be None), whose
+    moves take the place of calls; ``noisy``, the part of U that a mini-batch makes noisy, and
+    ``harmonic_gradient(weights, rows)``, (R, N), the slope of the rest at the weights (R, N) of the
+    chains ``rows`` (R,), which noise and curvature are measured without.
+    """
 
     @property
     def parameters(self) -> int:
@@ -114,7 +122,7 @@ class MaskedLanguagePotential:
     @property
     def fused(self) -> FusedPotential | None:
         """This potential as the extension runs it, for bursts of moves; None with autograd."""
-        if self.backend != "fused":
+        if self.backend != "fused" or not self._as_written:
             return None
         return FusedPotential(encoder_shape(self.model), fused_data(self.model, self.sites))
 
@@ -127,7 +135,16 @@ class MaskedLanguagePotential:
     def capturable(self) -> Gradient | None:
         """`__call__` as a CUDA graph can capture it: nothing waits, and the next call writes the
         results anew. None for the backends that do not run on a GPU, or wait."""
-        return None if self._triton is None else self._triton.capturable
+        if self._triton is None or not self._as_written:
+            return None
+        return self._triton.capturable
+
+    @property
+    def _as_written(self) -> bool:
+        """Whether a call is this class's own: what else a subclass makes of it the kernels would
+        leave out."""
+        own, kind = MaskedLanguagePotential, type(self)
+        return kind.__call__ is own.__call__ and kind.gradient is own.gradient
 
     def __call__(
         self,

@@ -48,7 +48,7 @@ class Regularised:
                 )
             if not bool(reference.isfinite().all()):
                 raise ValueError("Regularised: reference must be finite, got NaN or infinity")
-            reference = reference.detach()
+            reference = reference.detach().clone()
             if reference.shape[:-1] == (1,):
                 reference = reference[0]
         self.potential = potential
@@ -81,7 +81,7 @@ class Regularised:
     def capturable(self) -> Gradient | None:
         """All of it as a CUDA graph can capture it; None where the potential inside cannot be."""
         inside: Gradient | None = getattr(self.potential, "capturable", None)
-        if inside is None:
+        if inside is None or not self._as_written:
             return None
         return lambda weights, batch: self._with_terms(weights, *inside(weights, batch))
 
@@ -111,7 +111,9 @@ class Regularised:
         """All of it as the extension runs it, for bursts of moves; None where the potential inside
         is not fused."""
         inside: FusedPotential | None = getattr(self.potential, "fused", None)
-        if inside is None or inside.ridge > 0.0 or inside.tether > 0.0:  # one harmonic term only
+        if inside is None or not self._as_written:
+            return None
+        if inside.ridge > 0.0 or inside.tether > 0.0:  # one harmonic term only
             return None
         reference = self.reference
         return inside._replace(
@@ -133,6 +135,12 @@ class Regularised:
                 f"got {tuple(self.reference.shape)}"
             )
         return self._with_terms(weights, *self.potential(weights, batch))
+
+    @property
+    def _as_written(self) -> bool:
+        """Whether a call is this class's own: what else a subclass makes of it the kernels would
+        leave out."""
+        return type(self).__call__ is Regularised.__call__
 
     def _with_terms(
         self, weights: torch.Tensor, losses: torch.Tensor, gradient: torch.Tensor
