@@ -6,10 +6,9 @@
     w' = w̃ + l w/M               l of smaller magnitude with |w'|² = Q
     Π  = Π̃ + (l/dt) w
 
-The columns of ``coefficients`` choose the scheme (sampling/langevin.py does): leapfrog, or the
-first half of the paper's. τ is the
-temperature where the metric correction is on and 0 where it is off. The noise η is made inside from
-(seed, chain, step, index).
+The columns of ``coefficients`` choose the scheme (sampling/derived.py does): leapfrog, or the
+first half of the paper's. τ is the temperature where the metric correction is on and 0 where it is
+off. The noise η is made inside from (seed, chain, step, index).
 The formula itself is in langevin_step_ref.py.
 
 Tensors on the CPU go to the extension, tensors on a GPU to its CUDA kernels or, where those cannot
