@@ -35,6 +35,7 @@ from thermosphere.sampling import (
     noise_draws,
 )
 from thermosphere.sampling.captured import MOVES
+from thermosphere.sampling.hmc import HybridMonteCarlo
 from thermosphere.sampling.langevin import Langevin, UnreachableSphereError
 from thermosphere.sampling.recorder import CallRecorder
 from thermosphere.sampling.state import LangevinState
@@ -268,6 +269,21 @@ def test_masses_by_hand_and_failures_there() -> None:
     assert messages[0] == messages[1]
     with pytest.raises(ValueError, match="share of the thermal noise must be"):
         sampler(QuadraticThere(), CallRecorder()).init(start_weights(3), masses=1e-3)
+
+
+def test_numbers_from_there_are_brought_to_where_they_are_needed() -> None:
+    """Temperatures to the CPU, weights to the potential; a state that is elsewhere is refused."""
+    there = start_weights(2).to(DEVICE)
+    temperature = torch.tensor([0.5, 1.0]).to(DEVICE)
+    exact = HybridMonteCarlo(NoisyQuadratic(), temperature)
+    state = exact.init(there, masses=torch.full((12,), 2.0).to(DEVICE))
+    exact.run(state, 1)
+    assert state.weights.device == state.norm2.device == exact.temperature.device == CPU
+    runs = Langevin(QuadraticThere(), temperature, batch=8)
+    assert runs.temperature.device == CPU
+    stranger = LangevinState.from_tensors(runs.init(start_weights(2)).tensors())
+    with pytest.raises(ValueError, match="state must be on the potential's device pretend:0, got "):
+        runs.run(stranger, 1)
 
 
 @pytest.mark.parametrize("scheme", ["leapfrog", "paper"])
