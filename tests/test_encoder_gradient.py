@@ -140,7 +140,7 @@ def test_a_residue_that_is_nowhere_does_not_matter(shape: EncoderShape, isa: str
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[7], SMALL_FF], ids=name_of)
+@pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[7], SHAPES[10], SMALL_FF], ids=name_of)
 def test_few_and_all_sites_masked(shape: EncoderShape, rate: float, isa: str) -> None:
     data, weights, batch = make_data(shape, rate), make_weights(shape, 1), make_batch(1, 9)
     result = encoder_gradient(shape, data, weights, batch)
@@ -172,7 +172,7 @@ def test_weights_of_sequences_count(shape: EncoderShape, isa: str) -> None:
     assert_agrees(shape, result, encoder_gradient_ref(shape, data, weights.double(), batch))
 
 
-@pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[7], SMALL_FF], ids=name_of)
+@pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[7], SHAPES[10], SMALL_FF], ids=name_of)
 @pytest.mark.parametrize("size", [32, 64])
 def test_groups_of_a_batch_add_up(shape: EncoderShape, size: int, isa: str) -> None:
     """Batches of 32 and more are cut into two to four groups."""

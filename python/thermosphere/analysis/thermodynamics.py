@@ -129,8 +129,9 @@ def thermodynamics(
     - `stationary` (bool): not equilibrated, as chains stay apart or have few independent draws,
       but every chain stands still (see `_stands`). Averages are then over the starts (those of
       coordinate `start`; without it every chain is one), errors those of the starts as independent
-      draws and what they still moved, C the mean of the variances within chains; `freedom` is of
-      all errors: ESS − 1, or starts − 1 where stationary; `starts`: how many there are.
+      draws and what they still moved, C the mean of the variances within chains; `freedom`,
+      `<observable>_freedom`: of the errors, ESS − 1 (of U, and of each), or starts − 1 where
+      stationary; `starts`: how many there are.
     Attributes: `peak_temperature` T* = arg max d⟨U⟩/dT over settled temperatures (over all of them
     when none is), NaN when no ⟨U⟩ is known; `peak_low`, `peak_high`: where it lies as far as the
     errors tell, NaN for an open end; `peak_caveat` (str, empty when there is nothing to say).
@@ -262,6 +263,8 @@ def _one_temperature(
         if name in samples:
             values = _finite(samples, name, kept)
             row[name], row[name + "_error"] = average(values)
+            own = row["starts"] if stationary else _effective(values)
+            row[name + "_freedom"] = float(own) - 1.0
             motion = _motion(values, starts)
             row[name + "_motion"], row[name + "_motion_error"] = motion
     variance, error = math.nan, math.nan
@@ -340,6 +343,10 @@ def moved(values: npt.NDArray[np.float64]) -> float:
     """Mean of the second half of the draws of values (chains, draws) less that of the first."""
     half = values.shape[1] // 2
     return float(values[:, -half:].mean() - values[:, :half].mean()) if half else 0.0
+
+
+def _effective(values: npt.NDArray[np.float64]) -> float:
+    return convergence.effective_sample_size(values) if values.size else math.nan
 
 
 def _motion(values: npt.NDArray[np.float64], starts: npt.NDArray[np.int64]) -> tuple[float, float]:
