@@ -45,6 +45,16 @@ def test_options_out_of_range() -> None:
         "t_ratio_max must be >= t_ratio = 0.2, got 0.1": {"t_ratio": 0.2, "t_ratio_max": 0.1},
         "average_axis must be >= 0, got -1": {"average_axis": -1},
         "batch must be >= 1, got 0": {"batch": 0},
+        "variance_floor is of mini-batches, got median and batch = None (the whole set)": {
+            "batch": None,
+            "variance_floor": "median",
+        },
+        "average_axis is of mini-batches, got 0 and batch = None (the whole set)": {
+            "batch": None,
+            "average_axis": 0,
+        },
+        "metric_correction is of the sphere, got True and constrained = False, where none is "
+        "needed": {"metric_correction": True, "constrained": False},
         "batch must be a whole number, got 8.0": {"batch": 8.0},
         "adapt_every must be a whole number, got 10.0": {"adapt_every": 10.0},
         "expected 2 <= noise_draws <= noise_draws_max < 65536, got 1 and 1000": {"noise_draws": 1},

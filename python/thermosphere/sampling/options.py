@@ -31,7 +31,7 @@ class LangevinOptions:
     scheme: "leapfrog" (one gradient a move) or "paper" (two).
     constrained: keep |w|² = Q; False samples exp(-U/T) of all weights.
     metric_correction: targets exp(-U/T) itself where masses differ, on the sphere (elsewhere none
-        is needed); default on for leapfrog.
+        is needed, nor taken); default on for leapfrog.
     batch: examples drawn a mini-batch, with replacement, so that of S examples a batch of S holds
         63 %; None: the whole set, without gradient noise.
     dt: time step; masses are in its units, and default ones follow it.
@@ -59,8 +59,12 @@ class LangevinOptions:
 
     Both:
 
-    adapt_every, adapt_every_max: moves between looks at the masses, which unchanged ones make
-        longer; 0: never again.
+    adapt_every: moves between looks at the masses; 0: none after the start. With mini-batches the
+        first wait, and the next ones that many times as long as estimates in a row were unchanged.
+        With the whole set the longest: waits begin with 10 moves and double where the curvature
+        stays.
+    adapt_every_max: the longest wait with mini-batches (never below adapt_every); of no effect with
+        the whole set.
 
     Masses by hand are an argument of :meth:`Langevin.init`. Raises ValueError for a number out of
     range, or one that has no effect beside the others.
@@ -104,7 +108,12 @@ class LangevinOptions:
             value = getattr(self, name)
             if not isinstance(value, bool) and (name == "constrained" or value is not None):
                 raise ValueError(f"sampler: {name} must be True or False, got {value!r}")
-        for name in ("t_ratio", "t_ratio_max"):
+        if self.metric_correction and not self.constrained:
+            raise ValueError(
+                "sampler: metric_correction is of the sphere, got True and constrained = False, "
+                "where none is needed"
+            )
+        for name in ("t_ratio", "t_ratio_max", "variance_floor", "average_axis"):
             if self.batch is None and getattr(self, name) is not None:
                 raise ValueError(
                     f"sampler: {name} is of mini-batches, got {getattr(self, name)} and batch = "
@@ -166,7 +175,7 @@ class LangevinOptions:
     def corrects_metric(self) -> bool:
         if self.metric_correction is None:
             return self.scheme == "leapfrog" and self.constrained
-        return self.metric_correction and self.constrained
+        return self.metric_correction
 
     @property
     def floor(self) -> str | float:
