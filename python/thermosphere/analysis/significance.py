@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ class Measured(NamedTuple):
     starts: the values of the independent starts where the mean is over them, in their order;
     motion: the part of the error that is theirs in common, what they still move.
     slack: how far the mean may lie on either side besides, which no number of draws makes smaller.
+    among: how many values it was chosen from as the least or the largest; the interval then is one
+    that holds all of them (Bonferroni).
     """
 
     mean: float
@@ -29,6 +32,7 @@ class Measured(NamedTuple):
     starts: tuple[float, ...] = ()
     motion: float = 0.0
     slack: float = 0.0
+    among: int = 1
 
     @classmethod
     def of_runs(cls, values: npt.ArrayLike) -> Measured:
@@ -43,8 +47,7 @@ class Measured(NamedTuple):
         total = first + second
         spread = first**2 / max(self.freedom, 1e-9) + second**2 / max(other.freedom, 1e-9)
         freedom = total**2 / spread if spread > 0 else min(self.freedom, other.freedom)
-        slack = self.slack + other.slack
-        return Measured(self.mean - other.mean, math.sqrt(total), freedom, slack=slack)
+        return self._less(other, math.sqrt(total), freedom)
 
     def beside(self, other: Measured) -> Measured:
         """Difference of two numbers of the same starts: what sets the starts apart, which both
@@ -54,8 +57,11 @@ class Measured(NamedTuple):
         each = np.subtract(self.starts, other.starts)
         spread = float(each.std(ddof=1)) / math.sqrt(each.size)
         error = math.hypot(spread, self.motion, other.motion)
-        slack = self.slack + other.slack
-        return Measured(self.mean - other.mean, error, each.size - 1.0, slack=slack)
+        return self._less(other, error, each.size - 1.0)
+
+    def _less(self, other: Measured, error: float, freedom: float) -> Measured:
+        slack, among = self.slack + other.slack, max(self.among, other.among)
+        return Measured(self.mean - other.mean, error, freedom, slack=slack, among=among)
 
     def hull(self, other: Measured) -> Measured:
         """What lies anywhere between the two: an interval that holds both."""
@@ -69,7 +75,8 @@ class Measured(NamedTuple):
         if not (math.isfinite(self.error) and self.freedom >= 1.0):
             return math.nan
         quantile = float(np.interp(1.0 / self.freedom, _INVERSE, _QUANTILE))
-        return self.error * quantile + self.slack
+        wider = NormalDist().inv_cdf(1.0 - 0.025 / self.among) / NormalDist().inv_cdf(0.975)
+        return self.error * quantile * wider + self.slack
 
     def above(self, bound: float) -> bool:
         """Whether the whole 95 % interval lies above `bound`; never where it is not known."""

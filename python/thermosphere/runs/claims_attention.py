@@ -171,10 +171,11 @@ def _beyond(precision: bool, error: bool) -> str:
 
 
 def best_precision(study: ModelStudy) -> tuple[Measured, str, Open]:
-    """Largest P̃@L over the temperatures that count, where, and on which sides a larger one may lie;
-    being the largest of several it is high by up to about its error."""
+    """Largest P̃@L over the temperatures that count, with an interval for having been chosen, where,
+    and on which sides a larger one may lie."""
     rows = usable(study)
     precision = measured(study, rows, TOLERANT)
     at = int(np.argmax([one.mean for one in precision]))
     where = in_units_of_peak(study, float(rows["temperature"].values[at]))
-    return precision[at], where, open_around(study, rows, at)
+    best = precision[at]._replace(among=len(precision))
+    return best, where, open_around(study, rows, at)

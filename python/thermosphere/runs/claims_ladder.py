@@ -388,12 +388,12 @@ def small_models_keep_up(studies: Studies, config: Config) -> list[Finding]:
 
 
 def least_error(study: ModelStudy) -> tuple[Measured, Open]:
-    """Least test error over the temperatures that count, and where a lesser one may lie; being the
-    least of several it is low by up to about its error."""
+    """Least test error over the temperatures that count, with an interval for having been chosen,
+    and where a lesser one may lie."""
     rows = bracketed(study, "test_error")
     errors = measured(study, rows, "test_error")
     best = _least(errors)
-    return errors[best], open_around(study, rows, best)
+    return errors[best]._replace(among=len(errors)), open_around(study, rows, best)
 
 
 def _least(values: list[Measured]) -> int:
