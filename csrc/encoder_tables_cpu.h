@@ -139,11 +139,10 @@ void table_attention(const Model& model, const Pack& pack, const int* site, floa
         store(own + i * width + j, load(own + i * width + j) * share[first + i]);
     for (int i = 0; i < rows * classes; i += lanes) store(by_token + i, Vec{});
     TokenSums sums;
-    for (int i = 0; i < rows; i += 4) {
-      const int few = rows - i < 4 ? rows - i : 4;
-      float* pi = by_token + static_cast<ptrdiff_t>(i) * classes;
+    for (int i = 0; i < rows; i += lanes) {
+      const int few = rows - i < lanes ? rows - i : lanes;
       sums.add(pack.tokens[q], n, classes, few, own + static_cast<ptrdiff_t>(i) * width, width);
-      sums.write(classes, few, {pi, pi + classes, pi + 2 * classes, pi + 3 * classes});
+      sums.write(classes, few, [&](int r) { return by_token + static_cast<ptrdiff_t>(i + r) * classes; });
     }
   }
   multiply(pack.rows, wide, n, rows_of(a, width), plain(model.codes.embedding, wide), mixed, wide);
@@ -193,13 +192,10 @@ void table_attention_backward(const Model& model, const uint8_t* tokens, int row
     }
   }
   TokenSums sums;
-  for (int i = 0; i < rows; i += 4) {
-    const int own = rows - i < 4 ? rows - i : 4;
-    float* out[4];
-    for (int r = 0; r < 4; ++r)
-      out[r] = by_token + static_cast<ptrdiff_t>(site[r < own ? i + r : i]) * classes;
-    sums.add(tokens, n, classes, own, slope + static_cast<ptrdiff_t>(i) * width, width);
-    sums.write(classes, own, out);
+  for (int i = 0; i < rows; i += lanes) {
+    const int few = rows - i < lanes ? rows - i : lanes;
+    sums.add(tokens, n, classes, few, slope + static_cast<ptrdiff_t>(i) * width, width);
+    sums.write(classes, few, [&](int r) { return by_token + static_cast<ptrdiff_t>(site[i + r]) * classes; });
   }
 }
 
