@@ -21,6 +21,7 @@ from thermosphere.sampling.masses import (
 )
 from thermosphere.sampling.noise import NoiseEstimate, estimate_noise
 from thermosphere.sampling.recorder import CallRecorder
+from thermosphere.sampling.state import LangevinState
 
 UNIT = 2.0**-24
 Q = 24.0
@@ -360,3 +361,64 @@ def test_no_adaptation_when_switched_off() -> None:
     sampler.run(state, 300)
     assert toy.calls - calls == 300
     assert torch.equal(state.masses, masses)
+
+
+def test_masses_by_hand_stay_and_their_noise_is_measured_again() -> None:
+    """White noise has to make room for the mini-batches' as it is now, also after a checkpoint."""
+    toy = NoisyQuadratic()
+    options = {"batch": 8, "seed": 7, "adapt_every": 10, "reset_probability": 1.0}
+    sampler = Langevin(toy, [1.0, 2.0], **options)
+    state = sampler.init(start_weights(2), masses=500.0, norm2=Q)
+    sampler.run(state, 5)
+    before = state.noise_variance.clone(), state.t_ratio.clone(), state.momenta.clone()
+    toy.scale_noise(torch.full((12,), 2.0))
+    again = LangevinState.from_tensors(state.tensors())
+    for one in (state, again):
+        Langevin(toy, [1.0, 2.0], **options).run(one, 10)
+        assert bool((one.masses == 500.0).all())
+        ratio = one.noise_variance / before[0]
+        assert float(ratio.median()) == pytest.approx(4.0, rel=0.3)  # of a hundred draws at least
+        largest = realised_t_ratio(
+            one.noise_variance, one.masses, temperature=one.temperature, dt=1.0, m1=0.1
+        ).amax(1)
+        assert torch.equal(one.t_ratio, largest)
+        assert bool((one.t_ratio > 2 * before[1]).all())
+    assert torch.equal(state.weights, again.weights)
+    momenta = state.momenta.clone()
+    state.step = int(state.next_adaptation[0])
+    sampler.adaptation.adapt(state, torch.arange(2))
+    assert torch.equal(state.momenta, momenta)  # nor drawn anew, whatever the probability
+    toy.scale_noise(torch.full((12,), 20.0))
+    with pytest.raises(ValueError, match=r"^masses: the mini-batch's share of the thermal noise"):
+        sampler.run(state, 100)
+
+
+def test_masses_by_hand_may_have_no_noise_at_all() -> None:
+    toy = NoisyQuadratic(noise=0.0)
+    sampler = Langevin(toy, 1.0, batch=8, adapt_every=5)
+    state = sampler.init(start_weights(1), masses=500.0, norm2=Q)
+    state.noise_variance.zero_()  # rounding
+    sampler.run(state, 20)
+    assert bool((state.masses == 500.0).all())
+
+
+def test_two_estimates_of_thousands_of_variances_count_as_unchanged() -> None:
+    """Their largest difference is beyond a tenth, whatever the law; their mean square is not, until
+    the noise changes."""
+    toy = NoisyQuadratic(parameters=3000)
+    sampler = Langevin(
+        toy, 1.0, seed=5, batch=8, t_ratio=0.01, adapt_every=10, noise_draws_max=300,
+        reset_probability=0.0,
+    )  # fmt: skip
+    start = torch.randn(1, 3000, generator=torch.Generator().manual_seed(0))
+    state = sampler.init(start)
+    for step, streak in ((10, 2), (20, 3)):
+        before = state.noise_variance.clone()
+        state.step = step
+        sampler.adaptation.adapt(state, torch.arange(1))
+        assert int(state.streak[0]) == streak
+        assert float(((state.noise_variance / before).sqrt() - 1).abs().max()) > 0.1
+    toy.scale_noise(torch.full((3000,), 1.3))
+    state.step = 30
+    sampler.adaptation.adapt(state, torch.arange(1))
+    assert int(state.streak[0]) == 1

@@ -123,6 +123,7 @@ def langevin_draws(scheme: str, *, share: float, accounted: bool = True) -> tupl
         metric_correction=True,
         noise_draws=20,
         noise_draws_max=20,
+        adapt_every=0,  # the noise stays what is set
         threads=1,
     )
     state = sampler.init(start_weights(CHAINS), masses=masses, norm2=Q)

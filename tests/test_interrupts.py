@@ -37,6 +37,7 @@ OPTIONS = {
     "leapfrog": {"batch": 8},
     "paper": {"batch": 8, "scheme": "paper"},
     "a look": {"batch": None, "modes": 2},
+    "an estimate": {"batch": 8, "adapt_every": 4},
 }
 
 
@@ -57,6 +58,21 @@ def test_an_interrupted_run_goes_on_with_the_bits_of_an_unbroken_one(
     assert state.step < 20
     sampler.run(state, 20 - state.step)
     for name, tensor in straight.tensors().items():
+        assert torch.equal(state.tensors()[name], tensor), name
+
+
+def test_a_noise_estimate_does_not_hold_an_interrupt_back() -> None:
+    """It takes as long as hundreds of moves, and leaves the state alone."""
+    toy = Interrupting()
+    sampler = Langevin(toy, [0.5, 1.0], noise_draws=20, noise_draws_max=20, batch=8, adapt_every=4)
+    state = sampler.init(start_weights(2), norm2=Q)
+    sampler.run(state, 4)
+    before = LangevinState.from_tensors(state.tensors())
+    toy.at = toy.calls + 5
+    with pytest.raises(KeyboardInterrupt):
+        sampler.run(state, 1)
+    assert toy.calls == toy.at
+    for name, tensor in before.tensors().items():
         assert torch.equal(state.tensors()[name], tensor), name
 
 

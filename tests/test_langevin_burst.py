@@ -288,7 +288,9 @@ def test_arguments_are_checked() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize(
-    "options", [{}, {"batch": None, "t_ratio": None, "modes": 2}], ids=["bursts", "modes"]
+    "options",
+    [{}, {"batch": None, "t_ratio": None, "variance_floor": None, "modes": 2}],
+    ids=["bursts", "modes"],
 )
 def test_the_default_dtype_changes_nothing(dtype: torch.dtype, options: dict[str, object]) -> None:
     potential = make_potential()

@@ -123,6 +123,7 @@ def begin(
         torch.from_numpy(weights).float(), masses=torch.from_numpy(masses).float(), norm2=norm2
     )
     state.noise_variance.copy_(toy.noise_variance(BATCH))
+    state.next_adaptation.fill_(-1)
     return state
 
 

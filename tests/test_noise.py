@@ -14,7 +14,7 @@ from toy import NoisyQuadratic
 
 from thermosphere.ops.minibatch import draw_minibatch
 from thermosphere.ops.philox import Stream
-from thermosphere.sampling.noise import changed, estimate_noise
+from thermosphere.sampling.noise import changed, difference, estimate_noise
 from thermosphere.sampling.noise_draws import NoiseDraws
 from thermosphere.sampling.recorder import Call, CallRecorder
 
@@ -159,3 +159,11 @@ def test_changed() -> None:
     assert changed(old * 0.80, old, 0.1).tolist() == [True]
     assert changed(torch.tensor([[1.0, 4.0, 1e-9]]), old, 0.1).tolist() == [True]
     assert changed(torch.tensor([[1.0, 0.0, 0.0]]), old, 0.1).tolist() == [True]
+
+
+def test_difference_is_the_root_mean_square_of_standard_deviations() -> None:
+    old = torch.tensor([[1.0, 4.0, 0.0], [1.0, 4.0, 2.0]])
+    new = torch.tensor([[1.21, 4.0, 0.0], [1.21, 4.0 * 0.81, 0.5]])
+    expected = [(0.01 / 3) ** 0.5, ((0.01 + 0.01 + 0.25) / 3) ** 0.5]
+    assert difference(new, old).tolist() == pytest.approx(expected, rel=1e-6)
+    assert difference(torch.tensor([[1.0, 1.0, 1e-9]]), old[:1]).tolist() == [float("inf")]

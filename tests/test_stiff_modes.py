@@ -314,6 +314,27 @@ def test_a_chain_that_becomes_unstable_is_looked_at_before_it_leaves() -> None:
         sampler.run(state, 240)
 
 
+def test_a_chain_that_stands_still_for_a_move_is_counted() -> None:
+    """It left the sphere's reach, and was looked at: no error, but no secret either."""
+    toy = NoisyQuadratic(parameters=400)
+    sampler = Langevin(toy, [0.005] * 2, seed=1, batch=None, modes=2)
+    thermal = torch.randn(2, 400, generator=torch.Generator().manual_seed(1))
+    state = sampler.init(toy.centre.float() + thermal * (0.005 / toy.curvature.float()).sqrt())
+    sampler.run(state, 25)
+    assert state.missed.tolist() == [0, 0]
+    state.momenta[1] *= 1e4
+    weights = state.weights[1].clone()
+    sampler.run(state, 1)
+    assert torch.equal(state.weights[1], weights)
+    assert state.missed.tolist() == [0, 1]
+    sampler.run(state, 5)
+    assert not torch.equal(state.weights[1], weights)
+    again = LangevinState.from_tensors(state.tensors())
+    assert again.missed.tolist() == state.missed.tolist() == [0, 1]
+    older = {n: t for n, t in state.tensors().items() if n not in ("missed", "by_hand")}
+    assert LangevinState.from_tensors(older).missed.tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("modes", [0, 3])
 def test_momenta_go_along_at_a_look(modes: int) -> None:
     """In units of unit masses they are what they were, tangent to what is the sphere now; what they

@@ -10,6 +10,7 @@ import torch
 
 from thermosphere.models.potential import Potential
 from thermosphere.ops.philox import Stream, normals
+from thermosphere.sampling.noise import NoiseEstimate
 from thermosphere.sampling.options import LangevinOptions
 from thermosphere.sampling.state import LangevinState
 
@@ -31,9 +32,16 @@ class Adaptation(ABC):
     def start(self, state: LangevinState, masses: torch.Tensor | None) -> None:
         """Set the masses (unless given), draw thermal momenta."""
 
+    def look(self, state: LangevinState, rows: torch.Tensor) -> NoiseEstimate | None:
+        """What :meth:`adapt` needs of these rows, (R,) int64, and takes long: it leaves the state
+        alone, so it may be interrupted. None where nothing is worth it."""
+        return None
+
     @abstractmethod
-    def adapt(self, state: LangevinState, rows: torch.Tensor) -> None:
-        """Look at these rows again, (R,) int64."""
+    def adapt(
+        self, state: LangevinState, rows: torch.Tensor, look: NoiseEstimate | None = None
+    ) -> None:
+        """Change these rows, (R,) int64, by this look, else by one made now."""
 
     def due(self, state: LangevinState) -> torch.Tensor:
         """Rows (R,) int64 that are to be looked at before the next move."""

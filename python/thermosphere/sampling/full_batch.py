@@ -24,6 +24,7 @@ from thermosphere.ops.philox import Stream, chain_normals
 from thermosphere.ops.stiff_modes import StiffModes
 from thermosphere.sampling.adaptation import Adaptation
 from thermosphere.sampling.held_modes import SHARE, SHARE_LEFT, HeldModes, with_harmonic
+from thermosphere.sampling.noise import NoiseEstimate
 from thermosphere.sampling.options import LangevinOptions
 from thermosphere.sampling.state import LangevinState
 from thermosphere.sampling.stiffness import PROBES, Curvature
@@ -103,7 +104,9 @@ class FullBatchAdaptation(Adaptation):
             slope = curvature.gradient.expand(len(rows), -1)
             self._carry(state, rows, self._thermal(state, rows), slope, modes)
 
-    def adapt(self, state: LangevinState, rows: torch.Tensor) -> None:
+    def adapt(
+        self, state: LangevinState, rows: torch.Tensor, look: NoiseEstimate | None = None
+    ) -> None:
         """Shape the masses of these rows where they are now; momenta go along."""
         curvature = self._curvature(state, rows, state.chain_ids[rows])
         before = state.masses[rows].double()
@@ -285,13 +288,14 @@ def look_soon(
     state: LangevinState, energy: torch.Tensor, reachable: torch.Tensor, finite: torch.Tensor
 ) -> torch.Tensor:
     """Have chains looked at before the next move that are far too hot, by their kinetic energy
-    (C,), or left the sphere's reach; which of them can be, (C,) bool, all on the CPU. Not those
-    whose gradient is not ``finite``: there is nothing to look at."""
+    (C,), or left the sphere's reach, which the state counts; which of them can be, (C,) bool, all
+    on the CPU. Not those whose gradient is not ``finite``: there is nothing to look at."""
     freedom = state.weights.shape[1]
     hot = ~(2 * energy <= _hot(freedom) * freedom * state.temperature) | ~reachable
     can = finite & (state.next_adaptation >= 0) & (state.step - state.look_step >= FIRST_LOOK)
     soon = hot & can
     state.next_adaptation[soon] = state.step + 1
+    state.missed += soon & ~reachable
     return soon
 
 

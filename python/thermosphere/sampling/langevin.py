@@ -136,7 +136,9 @@ class Langevin:
 
         weights: (N,), (1, N) or (C, N); kept as given, except that a ``norm2`` (Q) given rescales
         them to that squared norm.
-        masses: set by hand, a number, (N,) or (C, N); they are then never adapted.
+        masses: set by hand, a number, (N,) or (C, N); they then stay. The noise of mini-batches is
+        still measured every ``adapt_every`` moves, and white noise makes room for it; ValueError in
+        ``run`` where it has grown so that these masses leave none.
         chain_ids: identities of the chains, default 0 … C - 1: a chain's path depends on its own
         identity, not on its row or its neighbours.
         Steps count from 0: to go on from ``state.weights``, at another temperature, say, take a
@@ -177,6 +179,8 @@ class Langevin:
             looked_at=weights.new_zeros((chains, 0)),
             shape=weights.new_zeros((chains, 0)),
             look_step=torch.zeros(chains, dtype=torch.int64),
+            by_hand=torch.full((chains,), masses is not None),
+            missed=torch.zeros(chains, dtype=torch.int64),
         )
         self.adaptation.start(state, None if masses is None else masses.to(device))
         noise_scales(state, self.options)  # refuses masses that leave the white noise no room
@@ -201,8 +205,8 @@ class Langevin:
         without bias.
         on_moves(done) is called between bursts with the number of moves made: after every move
         where the potential is neither fused nor captured, else about every fifth of a second. The
-        bits do not depend on the cuts. Ctrl-C comes between bursts too, and leaves a state to go on
-        from; pressed again it comes at once, and the state is spent.
+        bits do not depend on the cuts. Ctrl-C comes between bursts too, or in a noise estimate, and
+        leaves a state to go on from; pressed again it comes at once, and the state is spent.
         Raises ValueError for a state of other temperatures (go on at others from
         ``init(state.weights)`` of a sampler with another seed) or on another device, and
         :class:`UnreachableSphereError` naming chain, step, dt and T_ratio: that chain keeps its
@@ -220,10 +224,11 @@ class Langevin:
         derived = self.moves.derive(state)
         done, burst = 0, self._burst_moves.get(chains, 1)
         while done < moves:
+            due = self.adaptation.due(state)
+            look = self.adaptation.look(state, due) if due.numel() else None
             with Uninterrupted():
-                due = self.adaptation.due(state)
                 if due.numel():
-                    self.adaptation.adapt(state, due)
+                    self.adaptation.adapt(state, due, look)
                     derived = self.moves.derive(state)
                 made = min(burst, moves - done, self.adaptation.moves_left(state))
                 begun = time.perf_counter()

@@ -68,6 +68,15 @@ def estimate_noise(
     return NoiseEstimate((squares / divisor).float(), mean.float(), used)
 
 
+def difference(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    """By how much standard deviations differ, relatively, root mean square over the parameters:
+    (C, N) variances both -> (C,) float64 on the CPU. Of many parameters the largest would always
+    differ by a few standard errors of the estimates."""
+    ratio = (new.double() / old.double()).sqrt()
+    ratio = torch.where((new == 0) & (old == 0), 1.0, ratio)
+    return torch.stack([row.square().mean() for row in ratio - 1]).sqrt().cpu()
+
+
 def changed(new: torch.Tensor, old: torch.Tensor, tolerance: float) -> torch.Tensor:
     """(C,) bool on the CPU: whether any parameter's standard deviation differs by more than
     ``tolerance``."""

@@ -15,7 +15,7 @@ from thermosphere.sampling.masses import (
     masses_from_variance,
     realised_t_ratio,
 )
-from thermosphere.sampling.noise import changed, estimate_noise
+from thermosphere.sampling.noise import NoiseEstimate, difference, estimate_noise
 from thermosphere.sampling.noise_draws import NoiseDraws
 from thermosphere.sampling.options import LangevinOptions
 from thermosphere.sampling.recorder import Recorder
@@ -48,26 +48,24 @@ class NoiseAdaptation(Adaptation):
         else:
             state.masses = masses
             state.t_ratio = self._realised(state, chains).amax(1).cpu()
-            state.next_adaptation.fill_(-1)
         self._redraw_momenta(
             state, chains, torch.ones_like(state.weights, dtype=torch.bool), mean_gradient
         )
 
-    def adapt(self, state: LangevinState, rows: torch.Tensor) -> None:
-        """Measure the noise of these rows again; reset with some probability, else raise the masses
-        that need it."""
+    def look(self, state: LangevinState, rows: torch.Tensor) -> NoiseEstimate:
+        """The noise of these rows now."""
+        return self._estimate(state.weights[rows], state.step, state.chain_ids[rows])
+
+    def adapt(
+        self, state: LangevinState, rows: torch.Tensor, look: NoiseEstimate | None = None
+    ) -> None:
+        """Take up the noise of these rows as it is now; reset with some probability, else raise the
+        masses that need it. Masses by hand, and their momenta, stay."""
         o = self.options
-        before = state.noise_variance[rows]
-        variance, mean_gradient = self._estimate(
-            state.weights[rows], state.step, state.chain_ids[rows]
-        )
+        variance, mean_gradient, _ = self.look(state, rows) if look is None else look
         check_gradient(state, o, rows, mean_gradient)
-        moved = changed(
-            floored_variance(variance, o.floor),
-            floored_variance(before, o.floor),
-            o.unchanged_tolerance,
-        )
-        mean_gradient += self._harmonic(state, rows)
+        before = self._floored(state.noise_variance[rows])
+        moved = difference(self._floored(variance), before) > o.unchanged_tolerance
         state.noise_variance[rows] = variance
         state.streak[rows] = torch.where(moved, 1, state.streak[rows] + 1)
         interval = (state.streak[rows] * o.adapt_every).clamp(
@@ -75,6 +73,13 @@ class NoiseAdaptation(Adaptation):
         )
         state.next_adaptation[rows] = state.step + interval
 
+        free = ~state.by_hand[rows]
+        given, rows = rows[~free], rows[free]
+        if len(given):
+            state.t_ratio[given] = self._realised(state, given).amax(1).cpu()
+        if not len(rows):
+            return
+        mean_gradient = mean_gradient[free.to(mean_gradient.device)] + self._harmonic(state, rows)
         reset = torch.tensor([self._resets(state, row) for row in rows.tolist()])
         if bool(reset.any()):
             self._set_masses(state, rows[reset])
@@ -90,7 +95,7 @@ class NoiseAdaptation(Adaptation):
         groups = self._same_start(state)
         first = torch.stack([group[0] for group in groups])
         same_batches = torch.zeros(len(groups), dtype=torch.int64)
-        variance, gradient = self._estimate(state.weights[first].contiguous(), 0, same_batches)
+        variance, gradient, _ = self._estimate(state.weights[first].contiguous(), 0, same_batches)
         mean_gradient = torch.empty_like(state.weights)
         check_gradient(state, self.options, first, gradient)
         for at, group in enumerate(groups):
@@ -98,13 +103,10 @@ class NoiseAdaptation(Adaptation):
             mean_gradient[group] = gradient[at]
         return mean_gradient + self._harmonic(state, torch.arange(len(state.weights)))
 
-    def _estimate(
-        self, weights: torch.Tensor, step: int, chain_ids: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Variance and mean of the mini-batch gradients without harmonic terms, both (R, N)
-        float32."""
+    def _estimate(self, weights: torch.Tensor, step: int, chain_ids: torch.Tensor) -> NoiseEstimate:
+        """Of the mini-batch gradients without harmonic terms, (R, N)."""
         o = self.options
-        estimate = estimate_noise(
+        return estimate_noise(
             self.noisy,
             weights,
             seed=self.seed,
@@ -116,7 +118,13 @@ class NoiseAdaptation(Adaptation):
             tolerance=o.noise_tolerance,
             kept=self.draws,
         )
-        return estimate.variance, estimate.mean_gradient
+
+    def _floored(self, variance: torch.Tensor) -> torch.Tensor:
+        """What estimates are compared by, (R, N) float64; a row without any noise as it is."""
+        floored = variance.double()
+        noisy = (variance > 0).any(1)
+        floored[noisy] = floored_variance(variance[noisy], self.options.floor)
+        return floored
 
     # Masses.
 

@@ -49,13 +49,16 @@ class LangevinOptions:
     average_axis: variances are averaged over this axis of every tensor and those after it.
     noise_draws, noise_draws_max, noise_tolerance: mini-batches a round of the noise estimate, at
         most, and the relative error at which it stops.
-    unchanged_tolerance, reset_probability: when an estimate counts as unchanged, and how often the
-        wait for the next begins anew.
+    unchanged_tolerance: an estimate counts as unchanged where standard deviations differ from the
+        last one's by no more, relatively, root mean square over the parameters.
+    reset_probability: how often a look sets all masses anew.
 
     With the whole set:
 
     stiffness: ω dt of the stiffest mode, in (0, 2): unstable from 2, biased towards it.
-    modes: how many stiffest directions have masses of their own (leapfrog).
+    modes: how many stiffest directions have masses of their own (leapfrog). They turn: a chain that
+        leaves the sphere's reach more than 10 moves after the last look stands still for a move and
+        is looked at again, which ``LangevinState.missed`` counts; sooner, it is an error.
 
     Both:
 

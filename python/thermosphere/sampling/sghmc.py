@@ -70,6 +70,7 @@ def sghmc(
             dt=1.0,
             m1=math.sqrt(friction),
             batch=batch,
+            adapt_every=0,  # theirs stays: Langevin would measure the noise again
         )
 
     masses = (1.0 - 0.5 * friction) / learning_rate

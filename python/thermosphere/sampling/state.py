@@ -30,6 +30,10 @@ class LangevinState:
     looked_at: torch.Tensor  # (C, N) float32
     shape: torch.Tensor  # (C, N) float32
     look_step: torch.Tensor  # (C,) int64
+    by_hand: torch.Tensor  # (C,) bool, whether the masses were given, and stay
+    # With stiff modes, moves at which the chain left the sphere's reach: it stood still, and its
+    # masses were looked at before the next one (full_batch.py). Elsewhere such a move is an error.
+    missed: torch.Tensor  # (C,) int64
     step: int = 0
 
     def of(self, rows: torch.Tensor) -> LangevinState:
@@ -63,7 +67,13 @@ class LangevinState:
         cls, named: dict[str, torch.Tensor], device: torch.device | str = "cpu"
     ) -> LangevinState:
         """The state saved by :meth:`tensors`, copied, for a potential on `device`. Raises
-        ValueError where one is missing."""
+        ValueError where one is missing, but for those that older versions did not have."""
+        chains = len(named["chain_ids"]) if "chain_ids" in named else 0
+        newer = {
+            "by_hand": torch.zeros(chains, dtype=torch.bool),
+            "missed": torch.zeros(chains, dtype=torch.int64),
+        }
+        named = {**newer, **named}
         missing = [f.name for f in fields(cls) if f.name not in named]
         if missing:
             raise ValueError(f"sampler state: expected tensors {missing}, got {sorted(named)}")
