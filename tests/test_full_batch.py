@@ -10,8 +10,9 @@ from toy import NoisyQuadratic, Q, make_sampler, start_weights
 
 from thermosphere.models.named import named_model
 from thermosphere.models.potential import MaskedLanguagePotential
+from thermosphere.models.regularised import Regularised
 from thermosphere.proteins.dataset import make_data_set
-from thermosphere.sampling.full_batch import LARGEST_TURN, STEP_BIAS
+from thermosphere.sampling.full_batch import LARGEST_TURN, STEP_BIAS, balanced
 from thermosphere.sampling.langevin import Langevin
 from thermosphere.sampling.stiffness import Curvature
 
@@ -243,6 +244,52 @@ def test_masses_by_hand_stay() -> None:
     assert bool((state.masses == 200.0).all())
     exact, _ = sampler.potential(state.weights)
     assert sampler.run(state, 1).tolist() == exact.double().tolist()
+
+
+def test_a_chain_has_the_bits_it_has_alone() -> None:
+    """Of many parameters: torch sums a single row by thread, several rows each by one, and where in
+    memory a row begins depends on the others. Chains that go on from a checkpoint find their modes
+    again in other company."""
+    parameters, threads = 40_001, torch.get_num_threads()
+    generator = torch.Generator().manual_seed(0)
+    levels = torch.logspace(-3, 1, parameters)[torch.randperm(parameters, generator=generator)]
+    weights = torch.randn(3, parameters, generator=generator)
+    masses = 0.5 + torch.rand(3, parameters, generator=generator, dtype=torch.float64)
+
+    def potential(w, _):  # type: ignore[no-untyped-def]
+        return w.new_zeros(len(w)), levels * w + 0.1 * w * w * w
+
+    def found(rows: list[int]) -> list[torch.Tensor]:
+        at = curvature(potential, weights[rows], chain_ids=torch.tensor(rows))
+        modes = at.leading(masses[rows], 4)
+        return [modes.vectors, modes.shrink, at.largest(masses[rows]), *balanced(at, masses[rows])]
+
+    torch.set_num_threads(2)
+    try:
+        together = found([0, 1, 2])
+        for chain in range(3):
+            for one, all_ in zip(found([chain]), together, strict=True):
+                assert torch.equal(one[0], all_[chain])
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("modes", [0, 2])
+def test_chains_of_one_start_keep_their_own_tether(modes: int) -> None:
+    """They share what the curvature costs; Π = p + (dt/2)(g + γ (w - w_ref)) is each one's own."""
+    toy, tether, references = NoisyQuadratic(), 2.0, start_weights(3, seed=5)
+    momenta = []
+    for reference in (references, references[0]):
+        potential = Regularised(toy, tether=tether, reference=reference)
+        sampler = Langevin(potential, [1.0] * 3, batch=None, constrained=False, modes=modes)
+        state = sampler.init(start_weights(1))
+        held = sampler.moves.modes(state) if sampler.moves.modes is not None else None
+        momenta.append(state.momenta.double())
+    kick = 0.5 * tether * (references[0] - references).double()
+    if held is not None:
+        root = state.masses.double().sqrt()
+        kick = root * held.shrunk(kick / root)
+    torch.testing.assert_close(momenta[0] - momenta[1], kick, rtol=1e-3, atol=1e-3)
 
 
 def test_bad_numbers_are_refused() -> None:

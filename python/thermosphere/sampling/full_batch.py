@@ -27,7 +27,7 @@ from thermosphere.sampling.held_modes import SHARE, SHARE_LEFT, HeldModes, with_
 from thermosphere.sampling.noise import NoiseEstimate
 from thermosphere.sampling.options import LangevinOptions
 from thermosphere.sampling.state import LangevinState
-from thermosphere.sampling.stiffness import PROBES, Curvature
+from thermosphere.sampling.stiffness import PROBES, Curvature, row_norms, row_sums
 from thermosphere.sampling.unreachable import check_gradient
 
 # The first look comes after this many moves: from ES weights ω of tf1 rises by half within fifty,
@@ -97,11 +97,14 @@ class FullBatchAdaptation(Adaptation):
             if self.options.modes:
                 state.shape[rows] = starts[-1][2].float()
         for rows, one, shape, mean in starts:
-            # Chains of one start differ in temperature alone, and in their modes.
+            # Chains of one start differ in temperature, tether and modes: the first two leave the
+            # curvature as it is.
             alike = not self.options.modes
             curvature = one if alike else self._curvature(state, rows, state.chain_ids[rows])
             modes = self._set(state, rows, curvature, shape, mean)
             slope = curvature.gradient.expand(len(rows), -1)
+            if alike:
+                slope = slope + (self._harmonic(state, rows) - self._harmonic(state, rows[:1]))
             self._carry(state, rows, self._thermal(state, rows), slope, modes)
 
     def adapt(
@@ -190,7 +193,8 @@ class FullBatchAdaptation(Adaptation):
             )
             lacking = drawn.double() * state.temperature[rows].sqrt()[:, None].to(drawn.device)
             free += normal * lacking
-        hot = free.square().mean(1).cpu() > _hot(free.shape[1]) * state.temperature[rows]
+        heat = (row_sums(free.square()) / free.shape[1]).cpu()
+        hot = heat > _hot(free.shape[1]) * state.temperature[rows]
         if bool(hot.any()):
             free[hot.to(free.device)] = self._thermal(state, rows[hot])
         return free
@@ -207,7 +211,7 @@ class FullBatchAdaptation(Adaptation):
         root = state.masses[rows].double().rsqrt()
         if self.options.constrained:
             normal = self._normal(state, rows, root, modes)
-            free = free - normal * (normal * free).sum(1, keepdim=True)
+            free = free - normal * row_sums(normal * free)[:, None]
         if self.options.scheme == "leapfrog":
             free = free + self._kick(root, slope, modes)
         state.momenta[rows] = (free / root).float()
@@ -231,7 +235,7 @@ class FullBatchAdaptation(Adaptation):
         normal = root * state.weights[rows].double()
         if modes is not None:
             normal = modes.shrunk(normal)
-        return normal / normal.norm(dim=1, keepdim=True)
+        return normal / row_norms(normal)[:, None]
 
     def _cheap(
         self, state: LangevinState, rows: torch.Tensor, curvature: Curvature, share: float
@@ -277,7 +281,7 @@ class FullBatchAdaptation(Adaptation):
     ) -> torch.Tensor:
         """By what the shape is to be multiplied to be masses, (R,) float64 on the CPU."""
         o = self.options
-        lightness = shape.reciprocal().sum(1).cpu()
+        lightness = row_sums(shape.reciprocal()).cpu()
         # Off the sphere that of the start: masses must not follow |w|, or the law would.
         turn2 = o.dt**2 * state.temperature[rows] * lightness / state.norm2[rows]
         wanted = torch.maximum(stiffest / o.stiffness**2, mean / (4 * STEP_BIAS)).cpu()
@@ -322,4 +326,6 @@ def balanced(
     better = shape * length
     typical = torch.stack([row[row > 0].median() if row.any() else row[0] for row in better])
     better = torch.maximum(better, LIGHTEST * typical[:, None])
-    return better, (diagonal * (shape / better)).mean(1), diagonal.mean(1)
+    parameters = shape.shape[1]
+    before, after = row_sums(diagonal), row_sums(diagonal * (shape / better))
+    return better, after / parameters, before / parameters

@@ -87,28 +87,31 @@ class Curvature:
 
     def _lanczos(
         self, masses: torch.Tensor, iterations: int, modes: StiffModes | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A in the space of its first products, (C, k, k), and that space's basis (C, k, N), both
-        float64. Full reorthogonalisation, chain by chain."""
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """A in the space of its first products, (C, k, k), and that space's basis, (k, N) a chain,
+        all float64. Full reorthogonalisation, chain by chain."""
         iterations = min(iterations, self.weights.shape[1])
         product = self._product(masses, modes)
         x = _unit(self._vector(Stream.CURVATURE, self.step))
-        basis = x.new_zeros((len(x), iterations, x.shape[1]))
+        basis = [x.new_zeros((iterations, x.shape[1])) for _ in x]
         tridiagonal = x.new_zeros((len(x), iterations, iterations))
         for k in range(iterations):
-            basis[:, k] = x
+            for rows, row in zip(basis, x, strict=True):
+                rows[k] = row
             y = product(x)
-            tridiagonal[:, k, k] = (y * x).sum(1)
+            tridiagonal[:, k, k] = row_sums(y * x)
             if k + 1 == iterations:
                 break
             # Once: vectors stay orthogonal to 1e-9, and products are exact to 1e-3.
-            for rows, row in zip(basis[:, : k + 1], y, strict=True):
-                row -= (rows @ row) @ rows
+            # Of a copy each: products' last bits depend on where in memory a row begins.
+            for rows, row in zip(basis, y, strict=True):
+                found, own = rows[: k + 1], row.clone()
+                row -= (found @ own) @ found
             # Where the Krylov space is exhausted nothing is left: a zero vector adds a zero
             # eigenvalue.
-            left = y.norm(dim=1)
+            left = row_norms(y)
             y *= (left > 1e-12 * tridiagonal[:, 0, 0].abs().clamp(min=SMALLEST))[:, None]
-            tridiagonal[:, k, k + 1] = tridiagonal[:, k + 1, k] = y.norm(dim=1)
+            tridiagonal[:, k, k + 1] = tridiagonal[:, k + 1, k] = row_norms(y)
             x = _unit(y)
         return tridiagonal, basis
 
@@ -140,11 +143,11 @@ class Curvature:
         """x -> A x, (C, N) float64 both."""
         root = masses.double().sqrt()
         here, slope = self.weights, self.gradient.double()
-        length = DIFFERENCE * here.double().norm(dim=1, keepdim=True)
+        length = DIFFERENCE * row_norms(here.double())[:, None]
 
         def product(x: torch.Tensor) -> torch.Tensor:
             direction = (x if modes is None else modes.shrunk(x)) / root
-            norm = direction.norm(dim=1, keepdim=True).clamp(min=SMALLEST)
+            norm = row_norms(direction)[:, None].clamp(min=SMALLEST)
             shift = direction * (length / norm)
             _, ahead = self.potential((here + shift).to(here.dtype), None)
             turned = (ahead.double() - slope) * (norm / length) / root
@@ -164,5 +167,17 @@ class Curvature:
         ).double()
 
 
+def row_sums(x: torch.Tensor) -> torch.Tensor:
+    """Σ of each row, (C, N) -> (C,). One after the other: of a single row torch sums what each
+    thread has, of several each in one piece, and a chain's bits must not depend on its
+    neighbours."""
+    return torch.stack([row.sum() for row in x])
+
+
+def row_norms(x: torch.Tensor) -> torch.Tensor:
+    """Length of each row, (C, N) -> (C,), one after the other as well."""
+    return torch.stack([row.norm() for row in x])
+
+
 def _unit(x: torch.Tensor) -> torch.Tensor:
-    return x / x.norm(dim=1, keepdim=True).clamp(min=SMALLEST)
+    return x / row_norms(x)[:, None].clamp(min=SMALLEST)
