@@ -422,3 +422,17 @@ def test_two_estimates_of_thousands_of_variances_count_as_unchanged() -> None:
     state.step = 30
     sampler.adaptation.adapt(state, torch.arange(1))
     assert int(state.streak[0]) == 1
+
+
+@pytest.mark.parametrize("t_ratio", [None, 0.01])
+def test_a_chain_without_noise_is_called_by_its_identity(t_ratio: float | None) -> None:
+    class Silent(NoisyQuadratic):
+        def __call__(self, weights, batch=None):  # type: ignore[no-untyped-def]
+            losses, gradient = super().__call__(weights, batch)
+            exact = super().__call__(weights)[1]
+            gradient[1] = exact[1]
+            return losses, gradient
+
+    sampler = Langevin(Silent(), [1.0] * 2, batch=8, t_ratio=t_ratio)
+    with pytest.raises(ValueError, match=r"variance 0 for every parameter of chain 8: "):
+        sampler.init(start_weights(2), norm2=Q, chain_ids=[3, 8])

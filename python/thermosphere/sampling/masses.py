@@ -25,19 +25,19 @@ def friction_factor(m1: float) -> float:
     return math.sqrt(1.0 - m1 * m1)
 
 
-def median_variance(variance: torch.Tensor) -> torch.Tensor:
+def median_variance(variance: torch.Tensor, chain_ids: torch.Tensor | None = None) -> torch.Tensor:
     """Median over the parameters with v > 0 of each chain, (C, N) -> (C,) float64 on the CPU.
-    Raises ValueError where all are 0."""
+    Raises ValueError where all are 0, naming the chain by its identity (C,), default its row."""
     medians = torch.empty(variance.shape[0], dtype=torch.float64)
-    for chain, row in enumerate(variance):
+    for at, row in enumerate(variance):
         noisy = row[row > 0]
         if noisy.numel() == 0:
+            chain = at if chain_ids is None else int(chain_ids[at])
             raise ValueError(
                 "masses: expected gradient noise, got variance 0 for every parameter of chain "
-                f"{chain}: "
-                "the mini-batch is the whole set? Then give `masses` explicitly"
+                f"{chain}: the mini-batch is the whole set? Then give `masses` explicitly"
             )
-        medians[chain] = noisy.double().median()
+        medians[at] = noisy.double().median()
     return medians
 
 
@@ -47,6 +47,7 @@ def floored_variance(
     *,
     layout: Layout | None = None,
     average_axis: int | None = None,
+    chain_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The variance that sets the masses, (C, N) float64.
 
@@ -55,6 +56,7 @@ def floored_variance(
     soak up the norm; or a number, the published absolute floor (1e-8).
     average_axis: replace v of each tensor by its mean over this axis and the ones after it (needs
     ``layout``).
+    chain_ids: (C,), what an error calls the chains.
     """
     if average_axis is not None:
         if layout is None:
@@ -62,7 +64,8 @@ def floored_variance(
         variance = _averaged(variance, layout, average_axis)
     variance = variance.double()
     if floor == "median":
-        return torch.maximum(variance, median_variance(variance)[:, None].to(variance.device))
+        least = median_variance(variance, chain_ids)[:, None]
+        return torch.maximum(variance, least.to(variance.device))
     if isinstance(floor, str) or not 0 < floor < math.inf:
         raise ValueError(
             f'masses: variance_floor must be "median" or a finite positive number, got {floor!r}'
@@ -87,6 +90,7 @@ def default_t_ratio(
     m1: float,
     displacement: float = 0.005,
     cap: float = 1e-2,
+    chain_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """r = min(cap, v_med (ε σ_w / (2 m1 T))²) of each chain, (C,) float64; ε = ``displacement``,
     σ_w = sqrt(Q / N).
@@ -96,7 +100,8 @@ def default_t_ratio(
     biases ⟨U⟩.
     """
     sigma = (norm2.double() / variance.shape[1]).sqrt()
-    stable = median_variance(variance) * (displacement * sigma / (2 * m1 * temperature)) ** 2
+    median = median_variance(variance, chain_ids)
+    stable = median * (displacement * sigma / (2 * m1 * temperature)) ** 2
     return stable.clamp(max=cap)
 
 

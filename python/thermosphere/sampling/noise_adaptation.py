@@ -140,6 +140,7 @@ class NoiseAdaptation(Adaptation):
             m1=o.m1,
             displacement=o.displacement,
             cap=min(o.t_ratio_cap, o.t_ratio_max or o.t_ratio_cap),
+            chain_ids=state.chain_ids,
         )
 
     def _t_ratio_max(self, state: LangevinState) -> torch.Tensor:
@@ -156,6 +157,7 @@ class NoiseAdaptation(Adaptation):
             o.floor,
             layout=getattr(self.potential, "layout", None),
             average_axis=o.average_axis,
+            chain_ids=state.chain_ids[rows],
         )
         state.masses[rows] = masses_from_variance(
             floored,
