@@ -124,9 +124,13 @@ def test_settings_are_written_and_read(tmp_path: Path) -> None:
     )
     save_calibrations([found, found], found, tmp_path, "tf1")
     assert read_settings(tmp_path / "calibration.toml") == found.settings()
-    # A T_ratio of the settings is of mini-batches, which the choice has none of.
-    chosen = calibrated(Sampling(t_ratio=1e-3, t_ratio_max=2e-3), tmp_path / "calibration.toml")
-    assert chosen.options() == replace(FULL.options, variance_floor=chosen.variance_floor)
+    # What the settings say of the noise of mini-batches goes: the choice has none.
+    for noise in (
+        {"t_ratio": 1e-3, "t_ratio_max": 2e-3},
+        {"variance_floor": 1e-8, "average_axis": 1},
+    ):
+        chosen = calibrated(Sampling(**noise), tmp_path / "calibration.toml")
+        assert chosen.options() == FULL.options
     lines = (tmp_path / "calibration.csv").read_text().splitlines()
     assert len(lines) == 1 + 2 * 3
     assert lines[0].startswith("temperature,trial,milliseconds a move,moves,seconds,<U>")

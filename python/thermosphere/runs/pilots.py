@@ -50,7 +50,8 @@ def calibrated(sampling: Sampling, chosen: Path) -> Sampling:
     """The settings with what the calibration chose."""
     found: dict[str, object] = dict(read_settings(chosen))
     if found["batch"] == "all":  # what is of mini-batches goes with them
-        found |= {"t_ratio": None, "t_ratio_max": None}
+        gone = ("t_ratio", "t_ratio_max", "variance_floor", "average_axis")
+        found |= dict.fromkeys(gone)
     return msgspec.structs.replace(sampling, **found)
 
 
