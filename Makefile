@@ -65,7 +65,7 @@ THREADED := $(addprefix tests/test_,parallel.py encoder_gradient.py dropout.py l
 
 # AddressSanitizer leaves out the files that never call the extension, and those of Triton's interpreter and of
 # whole runs, which are minutes long and call nothing of it that others do not. A new file is in until it is named.
-UNCHECKED := $(patsubst %,--ignore=tests/test_%.py,archive attention_norm_triton bias calibration claims_unknown config convergence \
+UNCHECKED := $(patsubst %,--ignore=tests/test_%.py,archive attention_norm_triton bias calibration claims_bracketed claims_unknown config convergence \
 	couplings couplings_law dataset decorrelation embedding encoder_gradient_triton enumeration fasta feedforward \
 	feedforward_norm_triton figures interactions kept langevin_step_device_code langevin_step_triton layout \
 	masked_cross_entropy_triton masses minibatch_triton module numerics options paper_claims potts potts_model provenance publish \
