@@ -151,23 +151,20 @@ def problem() -> tuple[MaskedLanguagePotential, torch.Tensor]:
     return MaskedLanguagePotential(model, data.train), weights
 
 
+def begun(
+    trial: Trial, folder: Path, potential: MaskedLanguagePotential, start: torch.Tensor, seed: int
+) -> TrialRun:
+    norm2 = float(start[0].double().square().sum())
+    path, variance = folder / "trial.safetensors", torch.ones_like(start)
+    return TrialRun(trial, path, potential, start, 1e-3, norm2, variance, 0.01, seed=seed)
+
+
 @pytest.mark.parametrize("trial", [FULL, MINI, HMC, Trial("sghmc", "SGHMC", friction=0.01)])
 def test_a_trial_goes_on_where_it_was(trial: Trial, tmp_path: Path) -> None:
     potential, start = problem()
 
     def run() -> TrialRun:
-        norm2 = float(start[0].double().square().sum())
-        return TrialRun(
-            trial,
-            tmp_path / "trial.safetensors",
-            potential,
-            start,
-            1e-3,
-            norm2,
-            torch.ones_like(start),
-            0.01,
-            seed=1,
-        )
+        return begun(trial, tmp_path, potential, start, 1)
 
     first = run()
     while not first.series().made.size:  # hybrid Monte Carlo tunes its step before
@@ -227,17 +224,7 @@ def test_no_trial_replays_the_noise_that_made_its_start(tmp_path: Path) -> None:
     potential, start = problem()
     norm2 = float(start[0].double().square().sum())
     settled = _settled(tmp_path / "settled.safetensors", potential, start, norm2, 1e-3, 4, seed=3)
-    trial = TrialRun(
-        Trial("full", "full batch", FULL_BATCH),
-        tmp_path / "trial.safetensors",
-        potential,
-        start,
-        1e-3,
-        norm2,
-        torch.ones_like(start),
-        0.01,
-        seed=3,
-    )
+    trial = begun(Trial("full", "full batch", FULL_BATCH), tmp_path, potential, start, 3)
     trial.sampler.run(trial.state, 4)  # from where the other began
     assert not torch.equal(trial.state.weights, settled)
     moved = torch.stack([trial.state.weights - start, settled - start])[:, 0]
